@@ -1,0 +1,196 @@
+"""Aligning trees and side trees leaf by leaf, and saying in one line where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wspace.core.axes import Axes
+from wspace.core.containers import as_params, is_weight, show
+from wspace.core.errors import SHOWN, SideTreeError, TreeMismatch, listed
+from wspace.core.select import Spec
+from wspace.core.transform import Steps, Transform
+from wspace.core.typing import Leaf, Path, Tree
+
+
+class ByPath(Mapping[Path, Leaf]):
+    """A mapping of arrays (a checkpoint, a dict) seen by path: a plain name is a path of one key. Reads lazily."""
+
+    def __init__(self, source: Mapping[Any, Leaf]) -> None:
+        self.source = source
+        self.names = {name if isinstance(name, tuple) else (name,): name for name in source}
+        self.specs = getattr(source, "specs", None)
+
+    def __getitem__(self, path: Path) -> Leaf:
+        return self.source[self.names[path]]
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def abstract(self, path: Path) -> Any:
+        """Shape and dtype of a leaf, without reading it where the source knows them; other leaves as they are."""
+        if self.specs is not None:
+            shape, dtype = self.specs[self.names[path]]
+            return jax.ShapeDtypeStruct(tuple(shape), dtype)
+        return abstract(self[path])
+
+
+def abstract(leaf: Leaf) -> Any:
+    """A leaf (or the nodes of an Implicit one) as ShapeDtypeStruct, shardings kept; other objects unchanged."""
+
+    def one(x: Any) -> Any:
+        if isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct) or not hasattr(x, "dtype"):
+            return x
+        return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=getattr(x, "sharding", None))
+
+    return jax.tree.map(one, leaf)
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Sources and sides that agree: `specs` has the leaves to transform, `names` all leaves in the first one's order."""
+
+    sources: list[ByPath]
+    names: Mapping[Path, Any]
+    specs: dict[Path, Spec]
+    sides: dict[str, Any]
+    steps: Steps
+
+    def side(self, path: Path, read: bool = True) -> dict[str, Any]:
+        """One leaf's share of every side tree: a value, or a tuple with one a tree. Unread: shapes instead of values."""
+        return {name: _entry(side, path, read) for name, side in self.sides.items()}
+
+    def passing(self, path: Path) -> Leaf:
+        """A leaf that no transform touches, once every tree agrees on it."""
+        first, *others = (source[path] for source in self.sources)
+        base = self.sides.get("base")
+        for k, other in enumerate([*others, *([base[path]] if isinstance(base, Mapping) and path in base else [])]):
+            if not _same(first, other):
+                raise TreeMismatch(
+                    f"{show(path)} is not a floating array, so it passes through unchanged, but tree 1 and tree {k + 2} "
+                    f"disagree on it; make them equal, or convert it to float to have it transformed"
+                )
+        return first
+
+    def ties(self) -> dict[Path, Path]:
+        """Leaves that are one jax array at several paths in every tree and take the same steps: path -> the first."""
+        firsts: dict[Any, Path] = {}
+        tied: dict[Path, Path] = {}
+        for path in self.specs:
+            leaves = [s.source[s.names[path]] for s in self.sources if isinstance(s.source, dict)]
+            if len(leaves) == len(self.sources) and all(isinstance(x, jax.Array) for x in leaves):
+                first = firsts.setdefault((*map(id, leaves), self.steps[path]), path)
+                if first != path:
+                    tied[path] = first
+        return tied
+
+
+def align(t: Transform, sources: Sequence[Mapping[Any, Leaf]], sides: Mapping[str, Tree], axes: Axes | None) -> Aligned:
+    """Check that all trees have the same leaves, shapes and kinds; resolve selectors; look side trees up.
+
+    Raises:
+      TreeMismatch, SideTreeError, SelectionError: with every difference, up to 20.
+    """
+    trees = [ByPath(s) for s in sources]
+    first = trees[0]
+    structs = {path: first.abstract(path) for path in first}
+    for k, tree in enumerate(trees[1:], start=2):
+        _check_same(structs, tree, f"tree {k}")
+    _check_alive(trees)
+    layout = axes or Axes()
+    specs = {
+        path: Spec(show(path), tuple(x.shape), x.dtype, layout.of(path, tuple(x.shape)))
+        for path, x in structs.items()
+        if is_weight(x)
+    }
+    steps = t.steps(specs) if specs else {}
+    missing, unused = t.needs - {"key"} - sides.keys(), sides.keys() - t.needs
+    if missing:
+        call = ", ".join(f"{n}=..." for n in sorted(missing))
+        raise SideTreeError(f"{t.name} needs the side tree(s) {listed(sorted(missing))}; call it as t(params, {call})")
+    if unused:
+        raise SideTreeError(f"{t.name} does not use the side tree(s) {listed(sorted(unused))}; it needs {sorted(t.needs)}")
+    found = {name: _side(name, side, structs, len(trees)) for name, side in sides.items()}
+    if "base" in found:
+        _check_same(structs, found["base"], "base")
+    return Aligned(trees, first.names, specs, found, steps)
+
+
+def _check_same(structs: Mapping[Path, Any], tree: Any, who: str) -> None:
+    missing, extra = structs.keys() - tree.keys(), tree.keys() - structs.keys()
+    if missing or extra:
+        parts = [f"{word} {listed(sorted(map(show, paths)))}" for word, paths in (("lacks", missing), ("has also", extra)) if paths]
+        raise TreeMismatch(f"{who} does not match tree 1: it {'; it '.join(parts)}")
+    wrong = []
+    for path, x in structs.items():
+        y = tree.abstract(path) if isinstance(tree, ByPath) else abstract(tree[path])
+        a, b = getattr(x, "shape", None), getattr(y, "shape", None)
+        if a != b:
+            wrong.append(f"{show(path)} is {a} in tree 1 and {b} in {who}{_hint(a, b)}")
+        elif is_weight(x) != is_weight(y):
+            wrong.append(f"{show(path)} is {getattr(x, 'dtype', x)} in tree 1 and {getattr(y, 'dtype', y)} in {who}")
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise TreeMismatch(f"trees differ: {'; '.join(wrong[:SHOWN])}{more}")
+
+
+def _hint(a: tuple[int, ...] | None, b: tuple[int, ...] | None) -> str:
+    if not a or not b or len(a) != len(b):
+        return ""
+    if a == b[::-1]:
+        return " (looks transposed: torch keeps [out, in], flax [in, out])"
+    return " (only the first axis differs: another vocabulary?)" if a[1:] == b[1:] and len(a) > 1 else ""
+
+
+def _check_alive(trees: Sequence[ByPath]) -> None:
+    for k, tree in enumerate(trees, start=1):
+        for path in tree if isinstance(tree.source, dict) else ():
+            leaf = tree[path]
+            if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.is_deleted():
+                raise TreeMismatch(f"{show(path)} of tree {k} was deleted (donated to a jitted function?); pass a live copy")
+
+
+def _side(name: str, side: Tree, structs: Mapping[Path, Any], trees: int) -> Any:
+    """A side tree by path; a list or tuple with one side tree a tree becomes a tuple of them."""
+    if isinstance(side, Mapping) and not isinstance(side, dict):
+        return ByPath(side)
+    entries = as_params(side, stop=structs).leaves
+    if any(path in entries for path in structs):
+        if stray := [show(p) for p in entries if p not in structs]:
+            raise SideTreeError(f"side tree {name!r} has entries that are no leaf of the parameters: {listed(stray)}")
+        return entries
+    if isinstance(side, list | tuple) and len(side) == trees:
+        return tuple(_side(name, s, structs, 0) for s in side)
+    ours, theirs = listed(map(show, structs), 3), listed(map(show, entries), 3)
+    raise SideTreeError(f"side tree {name!r} has no leaf of the parameters: it has {theirs}, they have {ours}")
+
+
+def _entry(side: Any, path: Path, read: bool) -> Any:
+    if isinstance(side, tuple):
+        return tuple(_entry(s, path, read) for s in side)
+    if path not in side:
+        return None
+    if read:
+        return side[path]
+    return side.abstract(path) if isinstance(side, ByPath) else abstract(side[path])
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two passing leaves agree. Values that are being traced can't be compared and count as equal."""
+    if a is b or isinstance(a, jax.core.Tracer | jax.ShapeDtypeStruct) or isinstance(b, jax.core.Tracer | jax.ShapeDtypeStruct):
+        return True
+    if hasattr(a, "dtype") and hasattr(b, "dtype"):
+        if a.dtype != b.dtype:
+            return False
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        return bool(np.array_equal(np.asarray(a), np.asarray(b)))
+    return type(a) is type(b) and bool(a == b)

@@ -1,0 +1,223 @@
+"""Combinators, all closed over Transform: chain, on, route, around_base, keep.
+
+    ties = around_base(chain(trim, elect))
+    recipe = chain(ties, on("kernel$", magnitude(0.5)), on("kernel$", rtn(4)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+
+from wspace.core.errors import SelectionError, listed, nearest
+from wspace.core.fold import Fold
+from wspace.core.implicit import dense
+from wspace.core.select import Spec, by_label, describe, selected
+from wspace.core.transform import Context, Steps, Transform, narrow, working_dtype
+from wspace.core.typing import Leaf, Path, Where
+
+
+def keep() -> Transform:
+    """The first tree's leaf, unchanged. What `on` does to the leaves it does not select."""
+    return Transform(lambda leaves, ctx: leaves[0], "keep", arity=None)
+
+
+def chain(*parts: Transform, name: str | None = None) -> Transform:
+    """One transform after another; passes add up.
+
+    Parts of one tree before a merge run on every one of its trees, so `chain(trim, elect)` takes n trees: trim is
+    applied to each, elect to all. Part i > 0 draws from its own random stream; tree k too.
+
+    Example:
+      >>> import jax.numpy as jnp, wspace as ws
+      >>> double = ws.leafwise("double", lambda leaves, ctx: 2 * leaves[0])
+      >>> chain(double, double)({"w": jnp.ones(2)})["w"]
+      Array([4., 4.], dtype=float32)
+    """
+    if not parts:
+        raise SelectionError("chain() needs at least one transform; keep() is the one that changes nothing")
+    starts = [sum(len(p.folds) for p in parts[:i]) for i in range(len(parts) + 1)]
+
+    def run(upto: int, leaves: tuple[Leaf, ...], ctx: Context) -> tuple[Leaf, ...]:
+        for i, part in enumerate(parts[:upto]):
+            leaves = _apply(part, leaves, _at(ctx, i, ctx.summaries[starts[i] : starts[i + 1]]))
+        return leaves
+
+    def folded(i: int, j: int, fold: Fold) -> Fold:
+        def lift(leaves: tuple[Leaf, ...], ctx: Context) -> Any:
+            now = _at(ctx, i, ctx.summaries[starts[i] : starts[i] + j])
+            return _lift(parts[i], fold, run(i, leaves, ctx), now)
+
+        return fold._replace(lift=lift, merge=partial(_merge_each, fold), finish=partial(_finish_each, fold))
+
+    def resolve(specs: Mapping[Path, Spec]) -> Steps:
+        each = [part.steps(specs) for part in parts]
+        return {path: sum((steps[path] for steps in each), ()) for path in specs}
+
+    return Transform(
+        apply=lambda leaves, ctx: run(len(parts), leaves, ctx)[0],
+        name=name or " > ".join(p.name for p in parts),
+        folds=tuple(folded(i, j, fold) for i, part in enumerate(parts) for j, fold in enumerate(part.folds)),
+        needs=frozenset().union(*(p.needs for p in parts)),
+        arity=next((p.arity for p in parts if p.arity != 1), 1),
+        resolve=resolve,
+    )
+
+
+def _at(ctx: Context, i: int, summaries: tuple[Any, ...]) -> Context:
+    """The context of part i of a chain."""
+    key = ctx.key if ctx.key is None or i == 0 else jax.random.fold_in(ctx.key, i)
+    return ctx._replace(key=key, summaries=summaries)
+
+
+def _of_tree(ctx: Context, k: int) -> Context:
+    """The context of tree k: its own random stream, its own share of the per-tree side trees and summaries."""
+    key = ctx.key if ctx.key is None or k == 0 else jax.random.fold_in(ctx.key, 2**31 + k)
+    sides = {n: s[k] if isinstance(s, tuple) else s for n, s in ctx.sides.items()}
+    summaries = tuple(None if s is None else s[k] for s in ctx.summaries)
+    return ctx._replace(key=key, sides=sides, summaries=summaries)
+
+
+def _each(part: Transform, leaves: tuple[Leaf, ...]) -> bool:
+    return part.arity == 1 and len(leaves) > 1
+
+
+def _apply(part: Transform, leaves: tuple[Leaf, ...], ctx: Context) -> tuple[Leaf, ...]:
+    if _each(part, leaves):
+        return tuple(part.apply((x,), _of_tree(ctx, k)) for k, x in enumerate(leaves))
+    return (part.apply(leaves, ctx._replace(summaries=tuple(s and s[0] for s in ctx.summaries))),)
+
+
+def _lift(part: Transform, fold: Fold, leaves: tuple[Leaf, ...], ctx: Context) -> Any:
+    if _each(part, leaves):
+        lifted = tuple(fold.lift((x,), _of_tree(ctx, k)) for k, x in enumerate(leaves))
+    else:
+        lifted = (fold.lift(leaves, ctx._replace(summaries=tuple(s and s[0] for s in ctx.summaries))),)
+    return None if any(s is None for s in lifted) else lifted
+
+
+def _merge_each(fold: Fold, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(fold.merge(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _finish_each(fold: Fold, s: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(fold.finish(x) for x in s)
+
+
+def route(
+    rules: Sequence[tuple[Where, str]] | Callable[[str], str | None],
+    transforms: Mapping[str, Transform],
+    otherwise: Transform | None = None,
+    name: str | None = None,
+) -> Transform:
+    """Another transform for other leaves. Rules are `(where, label)`, the first that takes a leaf wins; or a callable
+    from path to label. Transforms run side by side: passes are the most that any of them needs.
+
+    Raises (when run, before any work):
+      SelectionError: a rule takes no leaf, a label has no transform, or a leaf has no label and `otherwise` is None.
+    """
+    rest = "otherwise"
+    table = {**transforms, rest: otherwise} if otherwise is not None else dict(transforms)
+
+    def label(spec: Spec) -> str:
+        found = rules(spec.path) if callable(rules) else by_label(rules, spec)
+        return rest if found is None else found
+
+    def resolve(specs: Mapping[Path, Spec]) -> Steps:
+        if not callable(rules):
+            for where, _ in rules:
+                selected(where, specs)
+        groups: dict[str, dict[Path, Spec]] = {}
+        for path, spec in specs.items():
+            groups.setdefault(label(spec), {})[path] = spec
+        for unknown in sorted(groups.keys() - table.keys()):
+            paths = listed((s.path for s in groups[unknown].values()), 8)
+            if unknown == rest:
+                raise SelectionError(f"route has no rule for {paths}; add one, or give otherwise=keep()")
+            raise SelectionError(f"route has no transform for label {unknown!r} ({paths}).{nearest(unknown, table)}")
+        return {path: steps for lab, group in groups.items() for path, steps in table[lab].steps(group).items()}
+
+    def folded(j: int) -> Fold:
+        have = {lab: t.folds[j] for lab, t in table.items() if j < len(t.folds)}
+
+        def lift(leaves: tuple[Leaf, ...], ctx: Context) -> Any:
+            lab = label(ctx.spec)
+            s = have[lab].lift(leaves, ctx) if lab in have else None
+            return None if s is None else {lab: s}
+
+        def merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+            both = {lab: have[lab].merge(a[lab], b[lab]) for lab in a.keys() & b.keys()}
+            return {**a, **b, **both}
+
+        def finish(s: dict[str, Any]) -> dict[str, Any]:
+            return {lab: have[lab].finish(x) for lab, x in s.items()}
+
+        def group(spec: Spec) -> Hashable:
+            lab = label(spec)
+            return have[lab].group(spec) if lab in have else None
+
+        return Fold(lift, merge, finish, group, "global" if any(f.scope == "global" for f in have.values()) else "group")
+
+    def apply(leaves: tuple[Leaf, ...], ctx: Context) -> Leaf:
+        lab = label(ctx.spec)
+        mine = tuple(s and s.get(lab) for s in ctx.summaries[: len(table[lab].folds)])
+        return table[lab].apply(leaves, ctx._replace(summaries=mine))
+
+    members = list(table.values())
+    return Transform(
+        apply=apply,
+        name=name or f"route({', '.join(f'{lab}: {t.name}' for lab, t in transforms.items())})",
+        folds=tuple(folded(j) for j in range(max(len(t.folds) for t in members))),
+        needs=frozenset().union(*(t.needs for t in members)),
+        arity=next((t.arity for t in members if t.arity is not None), None),
+        resolve=resolve,
+    )
+
+
+def on(where: Where, t: Transform, otherwise: Transform | None = None) -> Transform:
+    """`t` on the leaves that `where` selects, `otherwise` (default: keep the first tree's leaf) on the others.
+
+    `where` is a regex found in the shown path, or a callable `(path, spec) -> bool` such as `ws.matrices`.
+
+    Example:
+      >>> import jax.numpy as jnp, wspace as ws
+      >>> double = ws.leafwise("double", lambda leaves, ctx: 2 * leaves[0])
+      >>> on("kernel$", double)({"kernel": jnp.ones(1), "bias": jnp.ones(1)})
+      {'kernel': Array([2.], dtype=float32), 'bias': Array([1.], dtype=float32)}
+
+    Raises (when run, before any work):
+      SelectionError: `where` selects no leaf.
+    """
+    return route([(where, "on")], {"on": t}, otherwise or keep(), name=f"on({describe(where)}, {t.name})")
+
+
+def around_base(t: Transform, name: str | None = None) -> Transform:
+    """`t` on task vectors: subtract the side tree `base` from every tree, apply `t`, add base back.
+
+    Differences are taken and summed in float32; the result has the dtype of the first tree's leaf.
+    """
+
+    def deltas(leaves: tuple[Leaf, ...], ctx: Context) -> tuple[Leaf, ...]:
+        base = dense(ctx.side("base"))
+        dtype = working_dtype(base.dtype, *(x.dtype for x in leaves))
+        return tuple(dense(x).astype(dtype) - base.astype(dtype) for x in leaves)
+
+    def apply(leaves: tuple[Leaf, ...], ctx: Context) -> Leaf:
+        delta = dense(t.apply(deltas(leaves, ctx), ctx))
+        return narrow(dense(ctx.side("base")).astype(delta.dtype) + delta, leaves[0].dtype)
+
+    def folded(fold: Fold) -> Fold:
+        return fold._replace(lift=lambda leaves, ctx: fold.lift(deltas(leaves, ctx), ctx))
+
+    return Transform(
+        apply=apply,
+        name=name or f"around_base({t.name})",
+        folds=tuple(folded(f) for f in t.folds),
+        needs=t.needs | {"base"},
+        arity=t.arity,
+        resolve=(lambda specs: {p: (name,) for p in specs}) if name else t.resolve,
+    )
+

@@ -1,0 +1,113 @@
+"""Implicit: a pytree node that stands for an array and can materialize it.
+
+A reparameterization (LoRA, weight norm) or a compressed leaf (QTensor) is one frozen dataclass:
+
+    @implicit
+    class Scaled(Implicit):
+        w: Array
+        gain: Array
+        trainable = frozenset({"gain"})
+
+        def materialize(self):
+            return self.gain * dense(self.w)
+
+Training differentiates through `materialize`; merging an adapter is `materialize`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any, ClassVar, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from wspace.core.typing import Array, Leaf, Tree
+
+T = TypeVar("T", bound="type[Implicit]")
+
+
+class Implicit:
+    """Base of all nodes that stand for an array. Fields are arrays or Implicit nodes; `static()` marks the others."""
+
+    trainable: ClassVar[frozenset[str]] = frozenset()  # fields that fine-tuning changes
+
+    def materialize(self) -> Array:
+        """The array this node stands for."""
+        raise TypeError(f"{type(self).__name__} does not define materialize()")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return jax.eval_shape(lambda node: node.materialize(), self).shape
+
+    @property
+    def dtype(self) -> Any:
+        return jax.eval_shape(lambda node: node.materialize(), self).dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of weights this node stands for (not of the numbers it stores)."""
+        return math.prod(self.shape)
+
+    def stored_bits(self) -> int:
+        """Bits of all fields; a node that packs its codes says so itself."""
+        children = jax.tree.leaves(vars(self), is_leaf=lambda x: isinstance(x, Implicit))
+        return sum(stored_bits(x) for x in children)
+
+
+def stored_bits(leaf: Leaf) -> int:
+    """Bits a leaf needs when stored, from counts and widths, never from `.nbytes`: int4 is 4 bits on every backend."""
+    if isinstance(leaf, Implicit):
+        return leaf.stored_bits()
+    return sum(math.prod(x.shape) * bit_width(x.dtype) for x in jax.tree.leaves(leaf) if hasattr(x, "dtype"))
+
+
+def bit_width(dtype: Any) -> int:
+    """Bits of one number: 4 for int4, 8 for bool as files keep it."""
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return 64
+    name = jnp.dtype(dtype).name
+    narrow = re.fullmatch(r"u?int([1-7])|float([46])_.*", name)
+    return int(narrow.group(1) or narrow.group(2)) if narrow else 8 * jnp.dtype(dtype).itemsize
+
+
+def static(**kwargs: Any) -> Any:
+    """A field of an Implicit that is part of its type: shape, bits, name of a layout."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+def implicit(cls: T) -> T:
+    """Class decorator: frozen dataclass, registered as a pytree with named fields."""
+    made = dataclasses.dataclass(frozen=True)(cls)
+    data = [f.name for f in dataclasses.fields(made) if not f.metadata.get("static")]
+    meta = [f.name for f in dataclasses.fields(made) if f.metadata.get("static")]
+    return jax.tree_util.register_dataclass(made, data_fields=data, meta_fields=meta)
+
+
+def is_implicit(node: Any) -> bool:
+    return isinstance(node, Implicit)
+
+
+def dense(leaf: Leaf) -> Array:
+    """The array a leaf stands for: materialized if it is Implicit, as a jax array in any case."""
+    return leaf.materialize() if isinstance(leaf, Implicit) else jnp.asarray(leaf)
+
+
+def materialize(tree: Tree) -> Tree:
+    """Every Implicit node of a tree replaced by its array: what `apply(materialize(params), x)` needs.
+
+    Shapes and dtypes are those of the nodes. Differentiable, works under jit.
+
+    Example:
+      >>> import wspace as ws
+      >>> p = ws.reparam.weight_norm()({"kernel": jnp.ones((2, 3))})
+      >>> materialize(p)["kernel"].shape
+      (2, 3)
+    """
+    return jax.tree.map(lambda x: x.materialize() if is_implicit(x) else x, tree, is_leaf=is_implicit)

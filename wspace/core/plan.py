@@ -1,0 +1,120 @@
+"""Plan: what a transform would do to every leaf, and what it costs, before anything is read or computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any, NamedTuple
+
+import jax
+
+from wspace.core.axes import Axes
+from wspace.core.containers import as_params, show
+from wspace.core.implicit import stored_bits
+from wspace.core.run import prepare, shapes
+from wspace.core.transform import Transform
+from wspace.core.typing import Array, Path, Tree
+
+
+class Row(NamedTuple):
+    """One leaf: what is applied to it and what comes out. Sizes in bytes."""
+
+    path: str
+    steps: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    made: str  # dtype of an array, or the name of the Implicit node
+    bytes_in: int  # of all trees and side trees together
+    bytes_out: int
+
+
+class Plan(NamedTuple):
+    """A table of leaves and the totals. `peak` is bytes held at once when streaming: inputs and output of one leaf."""
+
+    name: str
+    passes: int
+    scope: str
+    rows: tuple[Row, ...]
+
+    @property
+    def bytes_read(self) -> int:
+        return sum(r.bytes_in * (self.passes if r.steps else 1) for r in self.rows)
+
+    @property
+    def bytes_written(self) -> int:
+        return sum(r.bytes_out for r in self.rows)
+
+    @property
+    def peak(self) -> int:
+        return max((r.bytes_in + r.bytes_out for r in self.rows), default=0)
+
+    def summary(self) -> str:
+        return (
+            f"{self.name}: {len(self.rows)} leaves, scope {self.scope}, {self.passes} pass{'es' * (self.passes > 1)}, "
+            f"reads {size(self.bytes_read)}, writes {size(self.bytes_written)}, holds {size(self.peak)} at once"
+        )
+
+    def cells(self) -> list[tuple[str, ...]]:
+        return [
+            (r.path, " > ".join(r.steps) or "pass", str(r.shape), f"{r.dtype} -> {r.made}", size(r.bytes_in), size(r.bytes_out))
+            for r in self.rows
+        ]
+
+    def __str__(self) -> str:
+        table = [("path", "steps", "shape", "dtype", "in", "out"), *self.cells()]
+        widths = [max(len(row[i]) for row in table) for i in range(6)]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        return "\n".join([self.summary(), *lines])
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{h}</th>" for h in ("path", "steps", "shape", "dtype", "in", "out"))
+        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in self.cells())
+        return f"<p>{escape(self.summary())}</p><table><tr>{head}</tr>{body}</table>"
+
+
+def size(n: float) -> str:
+    """Bytes as people read them.
+
+    >>> size(1536)
+    '1.5 KiB'
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:.0f} B" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"
+
+
+def plan(t: Transform, *trees: Tree, key: Array | None = None, axes: Axes | None = None, **sides: Tree) -> Plan:
+    """What `t(*trees, **sides)` would do, from shapes alone: trees may hold ShapeDtypeStructs or be lazy checkpoints.
+
+    Example:
+      >>> import jax, wspace as ws
+      >>> w = {"kernel": jax.ShapeDtypeStruct((1024, 1024), "float32")}
+      >>> print(plan(ws.prune.magnitude(0.5), w).summary())
+      magnitude: 1 leaves, scope leaf, 1 pass, reads 4.0 MiB, writes 4.0 MiB, holds 8.0 MiB at once
+
+    Raises:
+      everything that running it would raise before its first read.
+    """
+    sources: list[Mapping[Any, Any]] = [x if _lazy(x) else as_params(x).leaves for x in trees]
+    key = jax.random.key(0) if key is None and "key" in t.needs else key
+    work = prepare(t, sources, key=key, axes=axes, sides=sides)
+    made = shapes(t, work, key)
+
+    def row(path: Path) -> Row:
+        spec, leaf = work.specs.get(path), work.sources[0].abstract(path)
+        ins = [s.abstract(path) for s in work.sources]
+        given = (sum(map(stored_bits, ins)) + stored_bits(work.side(path, read=False))) // 8
+        if spec is None:
+            shape, dtype = tuple(getattr(leaf, "shape", ())), str(getattr(leaf, "dtype", type(leaf).__name__))
+            return Row(show(path), (), shape, dtype, dtype, given, -(-stored_bits(leaf) // 8))
+        out = made[path]
+        kind = str(out.dtype) if type(out).__name__ == "ShapeDtypeStruct" else type(out).__name__
+        return Row(spec.path, work.steps[path], spec.shape, str(spec.dtype), kind, given, -(-stored_bits(out) // 8))
+
+    return Plan(t.name, t.passes, t.scope, tuple(row(path) for path in work.names))
+
+
+def _lazy(tree: Tree) -> bool:
+    return isinstance(tree, Mapping) and hasattr(tree, "specs")

@@ -1,0 +1,160 @@
+"""Executors: one Transform in memory (`call`), from mapping to mapping (`stream`), or on shapes alone (`plan`).
+
+All three are one walk: align the trees, resolve selectors, evaluate shapes (so that misuse raises before any work),
+then one pass over the leaves for each fold and one to apply.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from wspace.core.align import Aligned, align
+from wspace.core.axes import Axes
+from wspace.core.containers import as_params
+from wspace.core.errors import SideTreeError
+from wspace.core.transform import Context, Transform, check_arity, leaf_key
+from wspace.core.typing import Array, Leaf, Path, Progress, Tree
+
+Read = Callable[[Path], tuple[tuple[Leaf, ...], dict[str, Any]]]  # a leaf of every tree, and its side entries
+Write = Callable[[Path, Leaf], None]
+
+
+def call(
+    t: Transform, trees: Sequence[Tree], *, key: Array | None, axes: Axes | None, sides: Mapping[str, Tree]
+) -> Tree:
+    """Run in memory: trees of one structure in, the container of the first one out. Traceable.
+
+    Tied leaves (one jax array at two paths of each tree) that take the same steps stay tied.
+    """
+    params = [as_params(tree) for tree in trees]
+    out: dict[Any, Leaf] = {}
+    stream(t, [p.leaves for p in params], out, key=key, axes=axes, **sides)
+    return params[0].rebuild(out)
+
+
+def stream(
+    t: Transform,
+    sources: Sequence[Mapping[Any, Leaf]],
+    sink: MutableMapping[Any, Leaf],
+    *,
+    key: Array | None = None,
+    axes: Axes | None = None,
+    progress: Progress | None = None,
+    **sides: Tree,
+) -> None:
+    """Run from mappings to a mapping, leaf by leaf: each leaf is read `t.passes` times and written once.
+
+    A source maps names (or key tuples) to arrays; if it has `.specs` (name -> (shape, dtype)), nothing is read to
+    learn shapes. Side trees may be mappings too. The sink gets the names of the first source.
+
+    Raises:
+      TreeMismatch, ShapeError, SideTreeError, SelectionError: before any leaf is read.
+    """
+    work = prepare(t, sources, key=key, axes=axes, sides=sides)
+    total, done = t.passes * len(work.specs), 0
+
+    def read(path: Path) -> tuple[tuple[Leaf, ...], dict[str, Any]]:
+        return tuple(source[path] for source in work.sources), work.side(path)
+
+    def write(path: Path, leaf: Leaf) -> None:
+        sink[work.names[path]] = leaf
+
+    def tell(path: str) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total, path)
+
+    with _precision(work):
+        _run(t, work, read, write, key, tell)
+    for path in work.names:
+        if path not in work.specs:
+            write(path, work.passing(path))
+
+
+def prepare(
+    t: Transform,
+    sources: Sequence[Mapping[Any, Leaf]],
+    *,
+    key: Array | None = None,
+    axes: Axes | None = None,
+    sides: Mapping[str, Tree] | None = None,
+) -> Aligned:
+    """Everything that can go wrong before the first byte is read: alignment, selectors, side trees, keys, shapes."""
+    check_arity(t, len(sources))
+    _check_key(t, key)
+    work = align(t, sources, sides or {}, axes)
+    if not any(isinstance(x, jax.core.Tracer) for s in work.sources if isinstance(s.source, dict) for x in s.values()):
+        shapes(t, work, key)
+    return work
+
+
+def shapes(t: Transform, work: Aligned, key: Array | None) -> dict[Path, Any]:
+    """The transform evaluated on shapes alone: what comes out for each leaf, nothing computed."""
+    order = list(work.specs)
+    leaves = [tuple(s.abstract(path) for s in work.sources) for path in order]
+    sides = [work.side(path, read=False) for path in order]
+
+    def run(leaves: list[Any], sides: list[Any], key: Array | None) -> list[Leaf]:
+        given = dict(zip(order, zip(leaves, sides, strict=True), strict=True))
+        out: dict[Path, Leaf] = {}
+        _run(t, work, given.__getitem__, out.__setitem__, key, lambda path: None)
+        return [out[path] for path in order]
+
+    with _precision(work):
+        made = jax.eval_shape(run, leaves, sides, key)
+    return dict(zip(order, made, strict=True))
+
+
+def _run(
+    t: Transform, work: Aligned, read: Read, write: Write, key: Array | None, tell: Callable[[str], None]
+) -> None:
+    """One pass for each fold, in the order of the paths, then one to apply."""
+
+    def context(path: Path, sides: dict[str, Any]) -> Context:
+        spec = work.specs[path]
+        return Context(spec, leaf_key(key, spec.path), sides, summaries[path])
+
+    summaries: dict[Path, tuple[Any, ...]] = {path: () for path in work.specs}
+    for fold in t.folds:
+        sums: dict[Any, Any] = {}
+        for path in sorted(work.specs, key=lambda p: work.specs[p].path):
+            leaves, sides = read(path)
+            s = fold.lift(leaves, context(path, sides))
+            if s is not None:
+                group = fold.group(work.specs[path])
+                sums[group] = fold.merge(sums[group], s) if group in sums else s
+            tell(work.specs[path].path)
+        results = {group: fold.finish(s) for group, s in sums.items()}
+        summaries = {p: (*r, results.get(fold.group(work.specs[p]))) for p, r in summaries.items()}
+    ties = work.ties()
+    firsts = set(ties.values())
+    shared: dict[Path, Leaf] = {}
+    for path, spec in work.specs.items():
+        if path in ties:
+            leaf = shared[ties[path]]
+        else:
+            leaves, sides = read(path)
+            leaf = t.apply(leaves, context(path, sides))
+        if path in firsts:
+            shared[path] = leaf
+        write(path, leaf)
+        tell(spec.path)
+
+
+def _precision(work: Aligned) -> contextlib.AbstractContextManager[Any]:
+    """64-bit mode while a float64 leaf is in the tree, so that it is computed in float64 wherever it comes from."""
+    wide = any(spec.dtype == jnp.float64 for spec in work.specs.values()) and not jax.config.jax_enable_x64
+    return jax.enable_x64(True) if wide else contextlib.nullcontext()
+
+
+def _check_key(t: Transform, key: Array | None) -> None:
+    if "key" in t.needs and key is None:
+        raise SideTreeError(f"{t.name} is random: pass a key, as in t(params, key=jax.random.key(0))")
+    if key is not None and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise SideTreeError(f"key is a raw {key.dtype} array; make it with jax.random.key(seed), not PRNGKey")

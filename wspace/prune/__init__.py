@@ -1,0 +1,3 @@
+"""Pruning: what to set to zero, by which score, in which pattern, within which budget."""
+
+from wspace.prune.magnitude import magnitude as magnitude
