@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,18 @@ from wspace.core.transform import leaf_key
 Leaves = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One method.
 
     name: "room.factory". make: the factory. settings: its arguments.
-    truth: `(leaves, sides, key, **settings) -> array`, the slow numpy result of one leaf in float64; leaves is a list with one
-      array a tree, sides the leaf's entries, key the leaf's random key. With whole=True it is called once, `(trees, sides, key,
-      **settings) -> {path: array}`, trees a list of {path: array}.
+    truth: `(leaves, sides, key, **settings) -> array`, the slow numpy result of one leaf in float64; leaves has one array
+      a tree, sides the leaf's entries, key the leaf's random key. With whole=True it is called once for all leaves,
+      `(trees, sides, key, **settings) -> {path: array}`, trees a list of {path: array}.
     numeric: other values of the traced arguments. trees: how many trees it takes.
     sides: `(trees, rng) -> {name: side tree}`. matrices: it acts on matrices only. families: laws of kind it obeys.
+    equal: arguments with which a merge of equal trees is that tree; None if it is no merge.
+    gathers: its maths needs the whole leaf on one device (a QR, an SVD), so the compiled program may gather it.
     tolerance: relative to the largest magnitude of the truth. bf16: the same bound for bfloat16 leaves.
     """
 
@@ -46,6 +49,8 @@ class Row:
     random: bool = False
     whole: bool = False
     families: Sequence[str] = ()
+    equal: Mapping[str, Any] | None = None
+    gathers: bool = False
     tolerance: float = 2e-6
     bf16: float = 2.0**-7
 
@@ -58,11 +63,18 @@ class Row:
     def example(self, seed: int = 0, dtype: Any = jnp.float32) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Trees and the keyword arguments of a call. Every axis of the matrices divides by 8."""
         rng = np.random.default_rng(seed)
-        trees = tuple(tree(rng, dtype, self.matrices) for _ in range(self.trees))
-        given = dict(self.sides(trees, rng))
-        if self.random:
-            given["key"] = jax.random.key(seed)
-        return trees, given
+        return self.given(tuple(tree(rng, dtype, self.matrices) for _ in range(self.trees)), rng)
+
+    def given(self, trees: tuple[Any, ...], rng: np.random.Generator) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same for trees of one's own."""
+        key = {"key": jax.random.key(int(rng.integers(2**31)))} if self.random else {}
+        return trees, {**self.sides(trees, rng), **key}
+
+    @cached_property
+    def result(self) -> Any:
+        """The method on its example, in memory, eagerly."""
+        trees, given = self.example()
+        return self.transform()(*trees, **given)
 
 
 def tree(rng: np.random.Generator, dtype: Any = jnp.float32, matrices: bool = False) -> dict[str, Any]:
@@ -73,6 +85,16 @@ def tree(rng: np.random.Generator, dtype: Any = jnp.float32, matrices: bool = Fa
 
     dense = {"kernel": normal(16, 8)} if matrices else {"kernel": normal(16, 8), "bias": normal(8)}
     return {"dense": dense, "layers": {"kernel": normal(2, 16, 8)}, "step": jnp.int32(7), "unused": None}
+
+
+def like(tree: Any, rng: np.random.Generator) -> Any:
+    """Another tree of the same leaves: floating ones standard normal, others the same."""
+
+    def one(x: Any) -> Any:
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        return jnp.asarray(rng.standard_normal(x.shape), jnp.float32).astype(x.dtype) if floating else x
+
+    return jax.tree.map(one, tree)
 
 
 def weights(tree: Any, dtype: Any = np.float64) -> Leaves:

@@ -1,1 +1,1 @@
-"""The core: Transform, Fold, Implicit, Axes, the combinators, the executors. Its names are `ws.chain`, `ws.plan`, ..."""
+"""The core: Transform, Fold, Implicit, Axes, combinators and executors. Its names are `ws.chain`, `ws.plan`, ..."""

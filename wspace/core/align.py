@@ -56,7 +56,7 @@ def abstract(leaf: Leaf) -> Any:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Sources and sides that agree: `specs` has the leaves to transform, `names` all leaves in the first one's order."""
+    """Sources and sides that agree. `specs`: the leaves to transform; `names`: all leaves in the first one's order."""
 
     sources: list[ByPath]
     names: Mapping[Path, Any]
@@ -65,7 +65,7 @@ class Aligned:
     steps: Steps
 
     def side(self, path: Path, read: bool = True) -> dict[str, Any]:
-        """One leaf's share of every side tree: a value, or a tuple with one a tree. Unread: shapes instead of values."""
+        """One leaf's share of every side tree: a value, or a tuple with one a tree; shapes only if not read."""
         return {name: _entry(side, path, read) for name, side in self.sides.items()}
 
     def passing(self, path: Path) -> Leaf:
@@ -75,7 +75,7 @@ class Aligned:
         for k, other in enumerate([*others, *([base[path]] if isinstance(base, Mapping) and path in base else [])]):
             if not _same(first, other):
                 raise TreeMismatch(
-                    f"{show(path)} is not a floating array, so it passes through unchanged, but tree 1 and tree {k + 2} "
+                    f"{show(path)} is no floating array, so it passes through unchanged, but tree 1 and tree {k + 2} "
                     f"disagree on it; make them equal, or convert it to float to have it transformed"
                 )
         return first
@@ -117,7 +117,7 @@ def align(t: Transform, sources: Sequence[Mapping[Any, Leaf]], sides: Mapping[st
         call = ", ".join(f"{n}=..." for n in sorted(missing))
         raise SideTreeError(f"{t.name} needs the side tree(s) {listed(sorted(missing))}; call it as t(params, {call})")
     if unused:
-        raise SideTreeError(f"{t.name} does not use the side tree(s) {listed(sorted(unused))}; it needs {sorted(t.needs)}")
+        raise SideTreeError(f"{t.name} does not use side tree(s) {listed(sorted(unused))}; it needs {sorted(t.needs)}")
     found = {name: _side(name, side, structs, len(trees)) for name, side in sides.items()}
     if "base" in found:
         _check_same(structs, found["base"], "base")
@@ -127,7 +127,11 @@ def align(t: Transform, sources: Sequence[Mapping[Any, Leaf]], sides: Mapping[st
 def _check_same(structs: Mapping[Path, Any], tree: Any, who: str) -> None:
     missing, extra = structs.keys() - tree.keys(), tree.keys() - structs.keys()
     if missing or extra:
-        parts = [f"{word} {listed(sorted(map(show, paths)))}" for word, paths in (("lacks", missing), ("has also", extra)) if paths]
+        parts = [
+            f"{word} {listed(sorted(map(show, paths)))}"
+            for word, paths in (("lacks", missing), ("has also", extra))
+            if paths
+        ]
         raise TreeMismatch(f"{who} does not match tree 1: it {'; it '.join(parts)}")
     wrong = []
     for path, x in structs.items():
@@ -155,7 +159,7 @@ def _check_alive(trees: Sequence[ByPath]) -> None:
         for path in tree if isinstance(tree.source, dict) else ():
             leaf = tree[path]
             if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.is_deleted():
-                raise TreeMismatch(f"{show(path)} of tree {k} was deleted (donated to a jitted function?); pass a live copy")
+                raise TreeMismatch(f"{show(path)} of tree {k} was deleted (donated to a jit?); pass a live copy")
 
 
 def _side(name: str, side: Tree, structs: Mapping[Path, Any], trees: int) -> Any:
@@ -185,7 +189,7 @@ def _entry(side: Any, path: Path, read: bool) -> Any:
 
 def _same(a: Any, b: Any) -> bool:
     """Whether two passing leaves agree. Values that are being traced can't be compared and count as equal."""
-    if a is b or isinstance(a, jax.core.Tracer | jax.ShapeDtypeStruct) or isinstance(b, jax.core.Tracer | jax.ShapeDtypeStruct):
+    if a is b or any(isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct) for x in (a, b)):
         return True
     if hasattr(a, "dtype") and hasattr(b, "dtype"):
         if a.dtype != b.dtype:

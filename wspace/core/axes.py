@@ -29,11 +29,22 @@ class Axis(NamedTuple):
     group: str | None = None
 
 
+def stack(n: int) -> tuple[Role, ...]:
+    """n stacked axes."""
+    return ("stack",) * n
+
+
+def space(n: int) -> tuple[Role, ...]:
+    """n axes of taps."""
+    return ("space",) * n
+
+
 def by_name(path: Path, shape: tuple[int, ...]) -> tuple[Role, ...]:
     """The conventions of flax, haiku, torch and equinox, read from a leaf's name and rank.
 
-    `kernel`, `w` and unknown names are `[*space, in, out]`; `weight` is `[out, in, *space]`; embeddings are `[in, out]`;
-    flax attention kernels are `[in, heads, head_dim]` and `[heads, head_dim, out]`. Ranks above that are stacked layers.
+    `kernel`, `w` and unknown names are `[*space, in, out]`; `weight` is `[out, in, *space]`; embeddings are
+    `[in, out]`; flax attention kernels are `[in, heads, head_dim]` and `[heads, head_dim, out]`. Axes before those
+    are stacked layers.
     """
     names = re.split(r"[/.]", show(path).lower())
     name, parent, rank = names[-1], names[-2] if len(names) > 1 else "", len(shape)
@@ -41,17 +52,16 @@ def by_name(path: Path, shape: tuple[int, ...]) -> tuple[Role, ...]:
         return ()
     embeds = any(re.search(r"embed|wte|wpe", n) for n in names[-2:])
     if name in ("bias", "b", "scale", "mean", "var", "gamma", "beta") or rank == 1:
-        return (*("stack",) * (rank - 1), "out")  # type: ignore[return-value]
+        return (*stack(rank - 1), "out")
     if rank == 2 and embeds:
         return ("in", "out")
     if name == "weight":
-        return ("out", "in", *("space",) * (rank - 2))  # type: ignore[return-value]
+        return ("out", "in", *space(rank - 2))
     if rank >= 3 and parent in ("query", "key", "value"):
-        return (*("stack",) * (rank - 3), "in", "out", "out")  # type: ignore[return-value]
+        return (*stack(rank - 3), "in", "out", "out")
     if rank >= 3 and parent == "out":
-        return (*("stack",) * (rank - 3), "in", "in", "out")  # type: ignore[return-value]
-    extra: Role = "space" if "conv" in parent or rank == 4 else "stack"
-    return (*(extra,) * (rank - 2), "in", "out")
+        return (*stack(rank - 3), "in", "in", "out")
+    return (*(space if "conv" in parent or rank == 4 else stack)(rank - 2), "in", "out")
 
 
 @dataclass(frozen=True)

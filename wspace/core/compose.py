@@ -1,7 +1,7 @@
 """Combinators, all closed over Transform: chain, on, route, around_base, keep.
 
-    ties = around_base(chain(trim, elect))
-    recipe = chain(ties, on("kernel$", magnitude(0.5)), on("kernel$", rtn(4)))
+ties = around_base(chain(trim, elect))
+recipe = chain(ties, on("kernel$", magnitude(0.5)), on("kernel$", rtn(4)))
 """
 
 from __future__ import annotations
@@ -159,7 +159,9 @@ def route(
             lab = label(spec)
             return have[lab].group(spec) if lab in have else None
 
-        return Fold(lift, merge, finish, group, "global" if any(f.scope == "global" for f in have.values()) else "group")
+        return Fold(
+            lift, merge, finish, group, "global" if any(f.scope == "global" for f in have.values()) else "group"
+        )
 
     def apply(leaves: tuple[Leaf, ...], ctx: Context) -> Leaf:
         lab = label(ctx.spec)
@@ -220,4 +222,3 @@ def around_base(t: Transform, name: str | None = None) -> Transform:
         arity=t.arity,
         resolve=(lambda specs: {p: (name,) for p in specs}) if name else t.resolve,
     )
-

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from wspace.core.typing import Array, Leaf, Tree
 
-T = TypeVar("T", bound="type[Implicit]")
+T = TypeVar("T", bound=type)
 
 
 class Implicit:
@@ -87,10 +87,12 @@ def implicit(cls: T) -> T:
     made = dataclasses.dataclass(frozen=True)(cls)
     data = [f.name for f in dataclasses.fields(made) if not f.metadata.get("static")]
     meta = [f.name for f in dataclasses.fields(made) if f.metadata.get("static")]
-    return jax.tree_util.register_dataclass(made, data_fields=data, meta_fields=meta)
+    jax.tree_util.register_dataclass(made, data_fields=data, meta_fields=meta)
+    return made
 
 
 def is_implicit(node: Any) -> bool:
+    """Whether a node stands for an array; the `is_leaf` of tree maps that must not look inside."""
     return isinstance(node, Implicit)
 
 

@@ -56,7 +56,14 @@ class Plan(NamedTuple):
 
     def cells(self) -> list[tuple[str, ...]]:
         return [
-            (r.path, " > ".join(r.steps) or "pass", str(r.shape), f"{r.dtype} -> {r.made}", size(r.bytes_in), size(r.bytes_out))
+            (
+                r.path,
+                " > ".join(r.steps) or "pass",
+                str(r.shape),
+                f"{r.dtype} -> {r.made}",
+                size(r.bytes_in),
+                size(r.bytes_out),
+            )
             for r in self.rows
         ]
 

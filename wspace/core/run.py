@@ -111,9 +111,7 @@ def shapes(t: Transform, work: Aligned, key: Array | None) -> dict[Path, Any]:
     return dict(zip(order, made, strict=True))
 
 
-def _run(
-    t: Transform, work: Aligned, read: Read, write: Write, key: Array | None, tell: Callable[[str], None]
-) -> None:
+def _run(t: Transform, work: Aligned, read: Read, write: Write, key: Array | None, tell: Callable[[str], None]) -> None:
     """One pass for each fold, in the order of the paths, then one to apply."""
 
     def context(path: Path, sides: dict[str, Any]) -> Context:
@@ -149,7 +147,7 @@ def _run(
 
 def _precision(work: Aligned) -> contextlib.AbstractContextManager[Any]:
     """64-bit mode while a float64 leaf is in the tree, so that it is computed in float64 wherever it comes from."""
-    wide = any(spec.dtype == jnp.float64 for spec in work.specs.values()) and not jax.config.jax_enable_x64
+    wide = any(spec.dtype == jnp.float64 for spec in work.specs.values()) and not jax.config.read("jax_enable_x64")
     return jax.enable_x64(True) if wide else contextlib.nullcontext()
 
 

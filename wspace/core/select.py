@@ -52,7 +52,8 @@ def selected(where: Where, specs: Mapping[Path, Spec]) -> list[Path]:
     hits = [path for path, spec in specs.items() if matches(where, spec)]
     if not hits:
         raise SelectionError(
-            f"selector {describe(where)} matches none of {len(specs)} leaves: {listed((s.path for s in specs.values()), 8)}"
+            f"selector {describe(where)} matches none of {len(specs)} leaves: "
+            f"{listed((s.path for s in specs.values()), 8)}"
         )
     return hits
 

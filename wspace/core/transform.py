@@ -147,7 +147,7 @@ def over_stack(fn: Callable[..., Any], stacks: int) -> Callable[..., Any]:
 def matrixwise(
     name: str, fn: Callable[..., Array], *, side: str | None = None, needs: frozenset[str] = frozenset()
 ) -> Transform:
-    """A Transform from a function on one matrix `[in, out]` (and the leaf's entry of a side tree): stacks are mapped."""
+    """A Transform from a function on one matrix `[in, out]` (and its entry of a side tree): stacks are mapped."""
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
         view = ctx.view()
@@ -168,6 +168,7 @@ def leaf_key(key: Array | None, path: str) -> Array | None:
 
 
 def check_arity(t: Transform, trees: int) -> None:
+    """Raises ShapeError if a transform can't take that many trees."""
     if trees == 0 or (t.arity is not None and trees != t.arity):
         wanted = "at least one tree" if t.arity is None else f"{t.arity} tree{'s' if t.arity > 1 else ''}"
         raise ShapeError(f"{t.name} takes {wanted}, but got {trees}; see its docstring, or put a merge in a chain")

@@ -1,0 +1,43 @@
+"""Deleted, a method could gather a sharded model onto one device, or change its sharding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tests.rows import ROWS, Row, close, weights
+
+
+def placed(tree: Any, mesh: jax.sharding.Mesh, last: tuple[str | None, ...]) -> Any:
+    """Every array with its trailing axes sharded by `last`; vectors by their only axis, scalars replicated."""
+
+    def one(x: Any) -> Any:
+        if not hasattr(x, "ndim") or x.ndim == 0 or jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return x
+        spec = P("model") if x.ndim == 1 else P(*(None,) * (x.ndim - 2), *last)
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    return jax.tree.map(one, tree)
+
+
+@pytest.mark.parametrize("last", [("model", None), (None, "model")], ids=["in", "out"])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_output_sharding_is_input_sharding(row: Row, kind: AxisType, last: tuple[str | None, ...]) -> None:
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(kind,))
+    trees, given = row.example()
+    trees, given = placed(trees, mesh, last), placed(given, mesh, last)
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(lambda trees, given: row.transform()(*trees, **given)).lower(trees, given).compile()
+        out = compiled(trees, given)
+    close(out, weights(row.result), row.tolerance)
+    for name in ("dense", "layers"):
+        for a, b in zip(jax.tree.leaves(trees[0][name]), jax.tree.leaves(out[name]), strict=False):
+            if a.shape == b.shape:
+                assert b.sharding.is_equivalent_to(a.sharding, a.ndim), f"{name}: {a.sharding} became {b.sharding}"
+    if row.transform().scope == "leaf" and not row.gathers:
+        assert "all-gather" not in compiled.as_text()

@@ -1,0 +1,61 @@
+"""Deleted, streaming from file to file could differ from memory, or read leaves more often than it says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import wspace as ws
+from tests.rows import ROWS, Row
+from wspace.core.containers import as_params, is_weight, show
+
+
+class Counting(Mapping[str, Any]):
+    """A checkpoint in memory that counts its reads and knows shapes without one."""
+
+    def __init__(self, tree: Any) -> None:
+        self.leaves = {show(p): x for p, x in as_params(tree).leaves.items() if x is not None}
+        self.specs = {name: (x.shape, x.dtype) for name, x in self.leaves.items()}
+        self.reads: Counter[str] = Counter()
+
+    def __getitem__(self, name: str) -> Any:
+        self.reads[name] += 1
+        return self.leaves[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.leaves)
+
+    def __len__(self) -> int:
+        return len(self.leaves)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_stream_equals_memory_bitwise_and_reads_each_leaf_passes_times(row: Row) -> None:
+    trees, given = row.example()
+    sources = [Counting(t) for t in trees]
+    paths = list(as_params(trees[0]).leaves)
+
+    def flat(side: Any) -> Any:
+        if isinstance(side, tuple):
+            return tuple(flat(s) for s in side)
+        entries = as_params(side, stop=paths).leaves
+        return {show(p): x for p, x in entries.items() if x is not None}
+
+    sides = {name: side if name == "key" else flat(side) for name, side in given.items()}
+    sink: dict[str, Any] = {}
+    t = row.transform()
+    ticks: list[tuple[int, int]] = []
+    ws.stream(t, sources, sink, progress=lambda done, total, path: ticks.append((done, total)), **sides)
+    memory = {show(p): x for p, x in as_params(row.result).leaves.items() if x is not None}
+    assert sink.keys() == memory.keys()
+    for name, leaf in memory.items():
+        for a, b in zip(jax.tree.leaves(sink[name]), jax.tree.leaves(leaf), strict=True):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=name)
+    for source in sources:
+        assert all(source.reads[name] == t.passes for name, x in memory.items() if is_weight(x)), source.reads
+    assert ticks[-1][0] == ticks[-1][1] == len(ticks)
