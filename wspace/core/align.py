@@ -38,7 +38,7 @@ class ByPath(Mapping[Path, Leaf]):
     def abstract(self, path: Path) -> Any:
         """Shape and dtype of a leaf, without reading it where the source knows them; other leaves as they are."""
         if self.specs is not None:
-            shape, dtype = self.specs[self.names[path]]
+            shape, dtype, *_ = self.specs[self.names[path]]
             return jax.ShapeDtypeStruct(tuple(shape), dtype)
         return abstract(self[path])
 

@@ -31,12 +31,14 @@ class Axis(NamedTuple):
 
 def stack(n: int) -> tuple[Role, ...]:
     """n stacked axes."""
-    return ("stack",) * n
+    role: Role = "stack"
+    return (role,) * n
 
 
 def space(n: int) -> tuple[Role, ...]:
     """n axes of taps."""
-    return ("space",) * n
+    role: Role = "space"
+    return (role,) * n
 
 
 def by_name(path: Path, shape: tuple[int, ...]) -> tuple[Role, ...]:

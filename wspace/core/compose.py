@@ -78,7 +78,7 @@ def _of_tree(ctx: Context, k: int) -> Context:
     key = ctx.key if ctx.key is None or k == 0 else jax.random.fold_in(ctx.key, 2**31 + k)
     sides = {n: s[k] if isinstance(s, tuple) else s for n, s in ctx.sides.items()}
     summaries = tuple(None if s is None else s[k] for s in ctx.summaries)
-    return ctx._replace(key=key, sides=sides, summaries=summaries)
+    return ctx._replace(key=key, sides=sides, summaries=summaries, tree=k)
 
 
 def _each(part: Transform, leaves: tuple[Leaf, ...]) -> bool:

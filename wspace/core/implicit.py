@@ -19,14 +19,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 
 from wspace.core.typing import Array, Leaf, Tree
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T", bound="Implicit")
 
 
 class Implicit:
@@ -82,9 +82,10 @@ def static(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
-def implicit(cls: T) -> T:
+@dataclass_transform(frozen_default=True, field_specifiers=(static,))
+def implicit(cls: type[T]) -> type[T]:
     """Class decorator: frozen dataclass, registered as a pytree with named fields."""
-    made = dataclasses.dataclass(frozen=True)(cls)
+    made: Any = dataclasses.dataclass(frozen=True)(cls)
     data = [f.name for f in dataclasses.fields(made) if not f.metadata.get("static")]
     meta = [f.name for f in dataclasses.fields(made) if f.metadata.get("static")]
     jax.tree_util.register_dataclass(made, data_fields=data, meta_fields=meta)

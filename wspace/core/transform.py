@@ -31,13 +31,14 @@ class Context(NamedTuple):
     """What one leaf knows besides its values.
 
     spec: its path, shape, dtype, axes. key: its own random key. sides: its share of each side tree.
-    summaries: the results of the folds, in order.
+    summaries: the results of the folds, in order. tree: which of several trees, for a part of one tree in a chain.
     """
 
     spec: Spec
     key: Array | None = None
     sides: Mapping[str, Any] = {}
     summaries: tuple[Any, ...] = ()
+    tree: int = 0
 
     def side(self, name: str) -> Any:
         """This leaf's entry of a side tree.
@@ -184,3 +185,19 @@ def per_model(weights: Any, n: int, default: float = 1.0) -> Array:
     if w.shape != (n,):
         raise ShapeError(f"{n} trees need weights of shape ({n},), but got {w.shape}")
     return w
+
+
+def of_model(value: Any, ctx: Context) -> Any:
+    """A parameter that every model may have its own value of: this tree's entry of a list, tuple or vector.
+
+    Raises:
+      ShapeError: there are fewer values than trees.
+    """
+    values = value if isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1 else None
+    if values is None:
+        return value
+    if ctx.tree >= len(values):
+        raise ShapeError(
+            f"tree {ctx.tree + 1} has no value of its own among {len(values)}; give one a tree, or a number"
+        )
+    return values[ctx.tree]

@@ -3,44 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from wspace.core.compose import around_base, chain
-from wspace.core.transform import Context, Transform, leafwise, per_model
+from wspace.core.transform import Context, Transform, leafwise, of_model, per_model
 from wspace.core.typing import Array
 from wspace.stats.quantile import count_of, keep_largest
 
+Numbers = Sequence[float] | Array
 
-@jax.jit
-def elect_array(deltas: Sequence[Array], weights: Array, lam: Array | float) -> Array:
-    """Elect a sign per entry and average the entries of the task vectors that have it.
+
+@partial(jax.jit, static_argnames="normalize")
+def elect_array(deltas: Sequence[Array], weights: Array, lam: Array | float, normalize: bool = True) -> Array:
+    """Elect a sign per entry and average (or, without `normalize`, add) the task vectors' entries that have it.
 
     deltas: n arrays of one shape. weights: [n].
 
-        gamma = sgn(sum_t w_t d_t),   m = lam * sum_{t: sgn(w_t d_t) = gamma} w_t d_t / sum_{t: sgn(w_t d_t) = gamma} w_t
+        gamma = sgn(sum_t w_t d_t),   A = {t: sgn(w_t d_t) = gamma != 0},   m = lam * sum_A w_t d_t / sum_A w_t
     """
     shares = [weights[t].astype(d.dtype) for t, d in enumerate(deltas)]
     weighted = [w * d for w, d in zip(shares, deltas, strict=True)]
     sign = jnp.sign(sum(weighted[1:], weighted[0]))
     agrees = [(jnp.sign(x) == sign) & (x != 0) for x in weighted]
+    merged = jnp.asarray(lam, deltas[0].dtype) * sum(
+        jnp.where(yes, x, 0) for yes, x in zip(agrees, weighted, strict=True)
+    )
+    if not normalize:
+        return merged
     total = sum(jnp.where(yes, w, 0) for yes, w in zip(agrees, shares, strict=True))
-    merged = sum(jnp.where(yes, x, 0) for yes, x in zip(agrees, weighted, strict=True))
-    return jnp.asarray(lam, deltas[0].dtype) * merged / jnp.where(total == 0, 1, total)
+    return merged / jnp.where(total == 0, 1, total)
 
 
-def elect(weights: Sequence[float] | Array | None = None, lam: Array | float = 1.0) -> Transform:
-    """The consensus step of TIES on its own: `elect_array` over n leaves (task vectors). See `ties`."""
+def elect(weights: Numbers | None = None, lam: Array | float = 1.0, normalize: bool = True) -> Transform:
+    """The consensus of TIES on its own: the agreeing entries of n task vectors, averaged.
+
+    See `elect_array` for the formula and `ties` for the whole method; `dare(..., combine=elect())` is DARE-TIES.
+
+    Scope: leaf (1 pass). Needs: nothing. Random: no. Output leaf: array, dtype of the first tree.
+
+    Args:
+      weights: [n], of each tree in election and mean; default all 1. Traced.
+      lam: scale of the result. Traced. normalize: divide by the agreeing weights. Static.
+    Returns:
+      Transform, n -> 1; its trees are task vectors.
+    Raises:
+      ShapeError: another number of weights than of trees.
+    Example:
+      >>> a, b, c = ({"w": jnp.array([x])} for x in (1.0, 3.0, -2.0))
+      >>> elect()(a, b, c)["w"]
+      Array([2.], dtype=float32)
+
+    Reference: Yadav et al., 2023, "TIES-Merging: Resolving Interference When Merging Models".
+    Differs from the paper: weights are an addition; an entry whose weighted sum is exactly zero becomes zero.
+    """
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
-        return elect_array(leaves, per_model(weights, len(leaves)), lam)
+        return elect_array(leaves, per_model(weights, len(leaves)), lam, normalize)
 
     return leafwise("elect", apply, arity=None)
 
 
 def ties(
-    density: Array | float = 0.2, weights: Sequence[float] | Array | None = None, lam: Array | float = 1.0
+    density: Array | float | Sequence[float] = 0.2,
+    weights: Numbers | None = None,
+    lam: Array | float = 1.0,
+    normalize: bool = True,
 ) -> Transform:
     """Trim each task vector to its largest entries, elect a sign per entry, average the entries that agree.
 
@@ -50,9 +80,10 @@ def ties(
     Scope: leaf (1 pass). Needs: base. Random: no. Output leaf: array, dtype of the first tree.
 
     Args:
-      density: fraction of each task vector that stays, 0..1. Traced.
+      density: fraction of each task vector that stays, 0..1; a tuple gives each model its own. Traced.
       weights: [n], weight of each model in sign election and mean; default all 1. Traced.
       lam: scale of the merged task vector. Traced.
+      normalize: divide by the weights that agree (the paper's disjoint mean), or add. Static.
     Returns:
       Transform, n -> 1.
     Raises:
@@ -63,11 +94,13 @@ def ties(
       >>> a, b = {"w": jnp.array([4.0, 1.0, -2.0, 0.0])}, {"w": jnp.array([2.0, 0.5, 3.0, 0.0])}
       >>> ties(density=0.5)(a, b, base=base)["w"]
       Array([3., 0., 3., 0.], dtype=float32)
+
     Reference: Yadav, Tam, Choshen, Raffel, Bansal, 2023, "TIES-Merging: Resolving Interference When Merging Models".
-    Differs from the paper: trims per leaf, not over the whole task vector (as mergekit does); weights are an addition.
+    Differs from the paper: trims per leaf, not over the whole task vector (as mergekit does); weights are an addition;
+      an entry whose weighted sum is exactly zero stays at base instead of taking the majority sign of the whole.
     """
 
     def trimmed(leaves: tuple[Array, ...], ctx: Context) -> Array:
-        return keep_largest(leaves[0], count_of(density, leaves[0].size, floor=True))
+        return keep_largest(leaves[0], count_of(of_model(density, ctx), leaves[0].size, floor=True))
 
-    return around_base(chain(leafwise("trim", trimmed), elect(weights, lam)), name="ties")
+    return around_base(chain(leafwise("trim", trimmed), elect(weights, lam, normalize)), name="ties")

@@ -34,6 +34,7 @@ def magnitude(sparsity: Array | float) -> Transform:
       >>> magnitude(0.5)({"kernel": jnp.array([[1.0, -4.0], [3.0, 2.0]])})["kernel"]
       Array([[ 0., -4.],
              [ 3.,  0.]], dtype=float32)
+
     Reference: Han, Pool, Tran, Dally, 2015, "Learning both Weights and Connections for Efficient Neural Networks".
     Differs from the paper: the count is given instead of a multiple of the layer's standard deviation.
     """
