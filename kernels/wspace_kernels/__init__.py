@@ -1,0 +1,1 @@
+"""Fast kernels for the hot loops of wspace, one folder an operation."""
