@@ -50,7 +50,7 @@ def test_bash_blocks_name_real_commands() -> None:
     assert found, "README.md has no ```bash block with a wspace command"
     for arguments in found:
         try:
-            cli.build_parser().parse_args(arguments)
+            cli.parser()[0].parse_args(arguments)
         except SystemExit as stop:
             assert stop.code == 0, f"README.md shows `wspace {shlex.join(arguments)}`, which the CLI refuses"
 

@@ -28,6 +28,8 @@ from wspace.core.typing import Array, Leaf, Tree
 
 T = TypeVar("T", bound="Implicit")
 
+KINDS: dict[str, type[Implicit]] = {}  # every kind of node, by its class's name
+
 
 class Implicit:
     """Base of all nodes that stand for an array. Fields are arrays or Implicit nodes; `static()` marks the others."""
@@ -55,10 +57,19 @@ class Implicit:
         """Number of weights this node stands for (not of the numbers it stores)."""
         return math.prod(self.shape)
 
+    def parts(self) -> dict[str, Any]:
+        """The fields as a file keeps them, each in its narrowest dtype; None and static fields apart."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return {f.name: getattr(self, f.name) for f in fields if not f.metadata.get("static")}
+
+    @classmethod
+    def from_stored(cls, parts: dict[str, Any], static: dict[str, Any]) -> Implicit:
+        """The inverse of `parts`, given the static fields."""
+        return cls(**parts, **static)
+
     def stored_bits(self) -> int:
-        """Bits of all fields; a node that packs its codes says so itself."""
-        children = jax.tree.leaves(vars(self), is_leaf=lambda x: isinstance(x, Implicit))
-        return sum(stored_bits(x) for x in children)
+        """Bits of all parts."""
+        return sum(stored_bits(part) for part in self.parts().values())
 
 
 def stored_bits(leaf: Leaf) -> int:
@@ -89,6 +100,7 @@ def implicit(cls: type[T]) -> type[T]:
     data = [f.name for f in dataclasses.fields(made) if not f.metadata.get("static")]
     meta = [f.name for f in dataclasses.fields(made) if f.metadata.get("static")]
     jax.tree_util.register_dataclass(made, data_fields=data, meta_fields=meta)
+    KINDS[cls.__name__] = made
     return made
 
 

@@ -1,0 +1,8 @@
+"""Recipes, the command line and the report: the only room that prints, plots or parses flags."""
+
+from wspace.app.load import load
+from wspace.app.output import Output
+from wspace.app.recipe import Recipe, Step
+from wspace.app.sources import Folder, Package, Perturbed
+
+__all__ = ["Folder", "Output", "Package", "Perturbed", "Recipe", "Step", "load"]

@@ -1,0 +1,70 @@
+"""From a validated recipe to transforms: what is taken, and the stages it goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from wspace.app.catalog import catalog, transforms
+from wspace.app.mergekit_build import merge_transform
+from wspace.app.mergekit_recipe import MergeRecipe
+from wspace.app.recipe import Recipe, Step
+from wspace.core.compose import chain, on
+from wspace.core.errors import RecipeError, printable
+from wspace.core.transform import Transform
+
+
+class Work(NamedTuple):
+    """Names of the models that go in and of their base, and the stages, each `(label, Transform)`; the first takes all."""
+
+    models: tuple[str, ...]
+    base: str | None
+    stages: tuple[tuple[str, Transform], ...]
+
+    def upto(self, n: int) -> Transform:
+        """The first n stages as one Transform."""
+        return chain(*(t for _, t in self.stages[:n]))
+
+    @property
+    def transform(self) -> Transform:
+        """All stages as one Transform."""
+        return self.upto(len(self.stages))
+
+
+def steps(recipe: Recipe) -> tuple[tuple[str, Transform], ...]:
+    """A recipe's steps as labelled transforms; no source is looked at.
+
+    Raises:
+      RecipeError: unknown method or argument, or a value that the method refuses.
+    """
+    return tuple(_step(step) for step in recipe.steps)
+
+
+def work(recipe: Recipe, made: Sequence[tuple[str, Transform]]) -> Work:
+    """What a recipe without a mergekit part runs."""
+    if not made:
+        raise RecipeError(printable(f"{recipe.file}: no steps: there is nothing to do"))
+    return Work(tuple(recipe.models), recipe.base, tuple(made))
+
+
+def merge_work(merge: MergeRecipe, names: Iterable[str], after: Sequence[tuple[str, Transform]] = ()) -> Work:
+    """What one mergekit document runs on tensors of these names, and the steps after it."""
+    models, transform = merge_transform(merge, list(names))
+    base = merge.base if "base" in transform.needs else None
+    return Work(models, base, ((merge.method, transform), *after))
+
+
+def _step(step: Any) -> tuple[str, Transform]:
+    if isinstance(step, Transform):
+        return step.name, step
+    if isinstance(step, tuple):
+        label, transform = step
+        return str(label), transform
+    if not isinstance(step, Step):
+        raise RecipeError(f"a step is a Transform or (label, Transform), not a {type(step).__name__}")
+    arguments = step.bound(transforms())
+    try:
+        made = catalog()[step.method].function(**arguments)
+    except (TypeError, ValueError) as problem:
+        raise RecipeError(printable(f"{step.place}: {step.method}: {problem}")) from problem
+    return step.method, made if step.where is None else on(step.where, made)

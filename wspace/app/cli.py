@@ -1,0 +1,207 @@
+"""The command line: `wspace run RECIPE OUT` and its relatives.
+
+Only this file and the recipe readers run before an argument or recipe error is found: no array library is imported
+until there is work to do. Exit codes: 0 done, 1 a check failed, 2 a user's error (one line, no traceback), 130 and 143
+after SIGINT and SIGTERM, once everything was cleaned up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+from wspace import __version__
+from wspace.core.errors import WspaceError, nearest, printable
+
+T = TypeVar("T")
+
+EXIT_USER, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_PIPE = 2, 130, 143, 141
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises a `WspaceError` where it would print its usage and exit; knows its options by name."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.options: list[str] = []
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def add_argument(self, *names: Any, **kwargs: Any) -> argparse.Action:
+        self.options += [name for name in names if name.startswith("--")]
+        return super().add_argument(*names, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise WspaceError(printable(f"{message} (see '{self.prog} --help')"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminate)
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _failed("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
+        return EXIT_PIPE
+    except (WspaceError, OSError) as problem:
+        if "--debug" in arguments:
+            raise
+        return _failed(_one_line(problem), EXIT_USER)
+
+
+def parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and that of each command."""
+    top = Parser(
+        prog="wspace", description="Weight-space work on checkpoints: merge, prune, quantize, compare, convert."
+    )
+    top.add_argument("--version", action="version", version=f"wspace {__version__}")
+    group = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    commands: dict[str, Parser] = {}
+
+    def command(name: str, text: str, run: Callable[[argparse.Namespace], int] = _plain) -> Parser:
+        made = commands[name] = group.add_parser(name, help=text, description=text)
+        made.add_argument("--quiet", action="store_true", help="print errors only")
+        made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        made.set_defaults(run=run)
+        return made
+
+    run = command("run", "Run a recipe (YAML, mergekit's YAML or a Python config) into a folder.", _with_recipe)
+    _recipe_arguments(run)
+    run.add_argument("out", metavar="OUT", type=Path, help="output folder; complete or absent, never half")
+    run.add_argument("--overwrite", action="store_true", help="replace what is in OUT, once the new output is complete")
+    run.add_argument("--allow-nonfinite", action="store_true", help="let NaN and infinity through")
+    run.add_argument("--seed", type=_seed, metavar="N", help="seed of all that is random (default: the recipe's)")
+    _recipe_arguments(command("plan", "Show what a recipe would do and cost, without doing it.", _with_recipe))
+
+    convert = command("convert", "Write a checkpoint in another format.")
+    convert.add_argument("source", metavar="SRC", type=_existing, help="safetensors folder or file, or Orbax directory")
+    convert.add_argument("out", metavar="DST", type=Path, help="output folder")
+    convert.add_argument("--to", choices=("safetensors", "orbax"), help="format of DST (default: the one SRC is not)")
+    convert.add_argument("--shard-size", type=_size, metavar="SIZE", help="bytes of a shard, such as 5GB")
+    convert.add_argument(
+        "--overwrite", action="store_true", help="replace what is in DST, once the new one is complete"
+    )
+
+    verify = command("verify", "Check a folder against the digests in its manifest.")
+    verify.add_argument("folder", metavar="DIR", type=_existing, help="folder that wspace wrote")
+    inspect = command("inspect", "List the leaves of a checkpoint: shape, dtype, size, statistics.")
+    inspect.add_argument("path", metavar="PATH", type=_existing, help="checkpoint folder or file")
+    diff = command("diff", "Compare two checkpoints leaf by leaf: distance, cosine, sign flips, rounding.")
+    diff.add_argument("first", metavar="A", type=_existing, help="checkpoint folder or file")
+    diff.add_argument("second", metavar="B", type=_existing, help="checkpoint folder or file")
+    methods = command("methods", "List the methods, or show one of them.")
+    methods.add_argument("name", metavar="NAME", nargs="?", help="a method such as merge.ties, or a room such as prune")
+    return top, commands
+
+
+def _dispatch(arguments: list[str]) -> int:
+    top, commands = parser()
+    word = next((text for text in arguments if not text.startswith("-")), None)
+    if word is not None and word not in commands:
+        raise WspaceError(printable(f"no command {word!r}.{nearest(word, commands)}"))
+    parsed, extra = top.parse_known_args(arguments)
+    if extra:
+        option, options = extra[0].partition("=")[0], commands[parsed.command].options
+        advice = f" Write it after {parsed.command!r}." if option in options else nearest(option, options)
+        raise WspaceError(
+            printable(f"{parsed.command} has no argument {option!r}.{advice if option[0] == '-' else ''}")
+        )
+    return int(parsed.run(parsed))
+
+
+def _recipe_arguments(command: Parser) -> None:
+    command.add_argument(
+        "recipe", metavar="RECIPE", type=_recipe, help=".yml, .yaml or .py (a .py recipe runs its code)"
+    )
+    command.add_argument(
+        "--set", dest="sets", action="append", default=[], type=_assignment, metavar="A.B=C", help="override one value"
+    )
+
+
+def _with_recipe(arguments: argparse.Namespace) -> int:
+    from wspace.app.load import load
+    from wspace.app.sources import Folder, check_out
+
+    arguments.recipe = load(arguments.recipe, arguments.sets)
+    if arguments.command == "run":
+        folders = [source for source in arguments.recipe.sources.values() if isinstance(source, Folder)]
+        check_out(arguments.out, folders, overwrite=arguments.overwrite)
+    return _plain(arguments)
+
+
+def _plain(arguments: argparse.Namespace) -> int:
+    from wspace.app import commands
+
+    return int(commands.run(arguments))
+
+
+def _existing(text: str) -> Path:
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"no such file or folder: {text}")
+    return Path(text)
+
+
+def _recipe(text: str) -> Path:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(
+            f"{'a folder, not a recipe' if Path(text).is_dir() else 'no such file'}: {text}"
+        )
+    return Path(text)
+
+
+def _assignment(text: str) -> str:
+    from wspace.app.override import assignment
+
+    _argument(assignment, text)
+    return text
+
+
+def _size(text: str) -> int:
+    from wspace.app.output import size
+
+    return _argument(size, text)
+
+
+def _argument(read: Callable[[str], T], text: str) -> T:
+    try:
+        return read(text)
+    except WspaceError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^63 - 1, not {text!r}")
+    return int(text)
+
+
+def _one_line(problem: Exception) -> str:
+    if isinstance(problem, OSError) and problem.strerror:
+        return printable(": ".join(str(part) for part in (problem.strerror, problem.filename) if part))
+    return str(problem)
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"wspace: error: {message}" if code == EXIT_USER else f"wspace: {message}", file=sys.stderr)
+    return code
+
+
+def _terminate(*_: int | FrameType | None) -> NoReturn:
+    """SIGTERM unwinds the main thread, so that every context manager cleans up; a second one doesn't disturb that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(EXIT_TERMINATED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

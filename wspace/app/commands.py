@@ -1,0 +1,229 @@
+"""What each command does; imported only when there is work to do."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from wspace.app.catalog import Method, catalog
+from wspace.core.errors import WspaceError, nearest, printable
+from wspace.core.plan import size
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a parsed command; returns the exit code."""
+    console = Console(quiet=arguments.quiet, highlight=False)
+    return COMMANDS[arguments.command](arguments, console)
+
+
+def _run(arguments: argparse.Namespace, console: Console) -> int:
+    from wspace.app.execute import planned, run_recipe
+    from wspace.app.records import ledger_table, scores_table
+
+    recipe = arguments.recipe
+    recipe = replace(recipe, allow_nonfinite=recipe.allow_nonfinite or arguments.allow_nonfinite)
+    if arguments.seed is not None:
+        recipe = replace(recipe, seed=arguments.seed)
+    began = time.perf_counter()
+    with tracked(console) as track:
+        job, result = run_recipe(recipe, arguments.out, track, overwrite=arguments.overwrite)
+    if result.scores:
+        show(console, scores_table(result), "Scores")
+    if len(result.ledger) <= 30:
+        show(console, ledger_table(result), f"Ledger against {job.reference.label}")
+    for note in result.notes:
+        console.print(f"note: {escape(note)}")
+    console.print(escape(planned(job).summary()))
+    before, after = (sum(getattr(r, f"bits_{when}") for r in result.ledger) / 8 for when in ("before", "after"))
+    console.print(f"weights: {size(before)} before, {size(after)} after ({before / max(after, 1):.2f} times smaller)")
+    console.print(f"done in {time.perf_counter() - began:.1f} s: [bold]{arguments.out}[/] (open {arguments.out}/report.html)")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace, console: Console) -> int:
+    from wspace.app.execute import open_recipe, planned
+    from wspace.app.records import PLAN
+    from wspace.app.report import Table as Cells
+
+    with tracked(console) as track:
+        table = planned(open_recipe(arguments.recipe, track))
+    show(console, Cells(PLAN, table.cells()), "Plan")
+    console.print(escape(table.summary()))
+    return 0
+
+
+def _convert(arguments: argparse.Namespace, console: Console) -> int:
+    from wspace.io import OrbaxCheckpoint, copy_companions, open_checkpoint, write_folder, write_orbax
+
+    source = open_checkpoint(arguments.source)
+    to = arguments.to or ("safetensors" if isinstance(source, OrbaxCheckpoint) else "orbax")
+    if to == "orbax":
+        write_orbax(arguments.out, source, overwrite=arguments.overwrite)
+    else:
+        options: dict[str, Any] = {"shard_size": arguments.shard_size} if arguments.shard_size else {}
+        kept = {k: v for k, v in source.metadata.items() if k != "wspace"}
+        with (
+            tracked(console) as track,
+            write_folder(
+                arguments.out, source.specs, structure=source.structure, metadata=kept, overwrite=arguments.overwrite,
+                inputs=[source], **options,
+            ) as sink,
+        ):  # fmt: skip
+            tell = track("write")
+            for n, name in enumerate(source.specs, start=1):
+                sink[name] = source[name]
+                tell(n, len(source.specs), name)
+            if Path(arguments.source).is_dir():
+                copy_companions(arguments.source, sink.directory)
+    total = sum(spec.nbytes for spec in source.specs.values())
+    console.print(f"{len(source.specs)} leaves, {size(total)}, as {to}: [bold]{arguments.out}[/]")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace, console: Console) -> int:
+    from wspace.io import verify
+
+    console.print(escape(str(verify(arguments.folder))))
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace, console: Console) -> int:
+    from wspace.io import open_checkpoint
+
+    source = open_checkpoint(arguments.path)
+    table = Table("name", "dtype", *(_right(h) for h in ("shape", "size", "mean", "std", "max |w|", "zeros")))
+    bad = 0
+    for name, spec in source.specs.items():
+        mean, std, top, zeros, sick = statistics(source[name])
+        bad += bool(sick)
+        shape, stats = "x".join(map(str, spec.shape)) or "scalar", (mean, std, top, zeros)
+        table.add_row(escape(printable(name)), str(spec.dtype), shape, size(spec.nbytes), *stats)
+    console.print(table)
+    count = sum(int(np.prod(spec.shape)) for spec in source.specs.values())
+    total = sum(spec.nbytes for spec in source.specs.values())
+    sick = f", [bold red]{bad} with NaN or infinity[/]" if bad else ""
+    console.print(f"{len(source.specs)} leaves, {count:,} numbers, {size(total)}{sick}")
+    return 0
+
+
+def statistics(leaf: np.ndarray[Any, Any]) -> tuple[str, str, str, str, int]:
+    """Mean, deviation, largest magnitude and share of zeros as text, and how many values are not finite."""
+    if not leaf.size or leaf.dtype.kind in "bUSO":
+        return "", "", "", "", 0
+    x = leaf.astype(np.float64) if leaf.dtype.kind != "c" else np.abs(leaf)
+    sick = int(np.sum(~np.isfinite(x)))
+    with np.errstate(all="ignore"):
+        return f"{x.mean():.3g}", f"{x.std():.3g}", f"{np.max(np.abs(x)):.3g}", f"{np.mean(x == 0):.1%}", sick
+
+
+def _diff(arguments: argparse.Namespace, console: Console) -> int:
+    from wspace.app.records import ledger_rows
+    from wspace.app.report import Table as Cells
+    from wspace.core.errors import TreeMismatch, listed
+    from wspace.io import open_checkpoint
+    from wspace.measure import compare
+
+    a, b = open_checkpoint(arguments.first), open_checkpoint(arguments.second)
+    only = [f"only in {path}: {listed(sorted(x.keys() - y.keys()))}" for path, x, y in
+            ((arguments.first, a, b), (arguments.second, b, a)) if x.keys() - y.keys()]  # fmt: skip
+    shapes = [
+        f"{name} is {a.specs[name].shape} in {arguments.first} and {b.specs[name].shape} in {arguments.second}"
+        for name in a if name in b and a.specs[name].shape != b.specs[name].shape
+    ]  # fmt: skip
+    same = [name for name in a if name in b and a.specs[name].shape == b.specs[name].shape]
+    if not same:
+        raise TreeMismatch(f"{arguments.first} and {arguments.second} share no leaf; {'; '.join(only)}")
+    rows = [compare(name, a[name], b[name]) for name in same]
+    changed = [row for row in rows if row.max_error]
+    if changed:
+        show(console, Cells(*ledger_rows(changed)), f"{arguments.first} against {arguments.second}")
+    console.print(f"{len(rows) - len(changed)} of {len(rows)} shared leaves have equal values")
+    for line in (*only, *shapes):
+        console.print(escape(printable(line)))
+    return 1 if changed or only or shapes else 0
+
+
+def _methods(arguments: argparse.Namespace, console: Console) -> int:
+    methods, name = catalog(), arguments.name
+    if name in methods:
+        console.print(f"[bold]{name}[/]{escape(_signature(methods[name]))}\n\n{escape(methods[name].doc)}")
+        return 0
+    rooms = {m.partition(".")[0] for m in methods}
+    if name is not None and name not in rooms:
+        raise WspaceError(printable(f"no method or room {name!r}.{nearest(name, [*methods, *rooms])}"))
+    table = Table("method", "what it does", "scope", "needs", "from")
+    for found, method in methods.items():
+        if name is None or found.startswith(f"{name}."):
+            cells = (method.sections.get(s, "").partition(".")[0] for s in ("Scope", "Needs", "Reference"))
+            scope, _, paper = cells
+            needs = _needs(method)
+            table.add_row(found, escape(method.summary), escape(scope), escape(needs), escape(paper))
+    console.print(table)
+    return 0
+
+
+def _needs(method: Method) -> str:
+    """The side trees a method needs: they stand in the line of its scope."""
+    _, _, rest = method.sections.get("Scope", "").partition("Needs: ")
+    needs = rest.partition(".")[0]
+    return "" if needs == "nothing" else needs
+
+
+def _signature(method: Method) -> str:
+    return str(method.signature.replace(return_annotation=method.signature.empty))
+
+
+def _right(head: str) -> Any:
+    from rich.table import Column
+
+    return Column(head, justify="right")
+
+
+def show(console: Console, table: Any, title: str) -> None:
+    """A table of the report in the terminal."""
+    made = Table(*(_right(h) if i else h for i, h in enumerate(table.head)), title=title, title_justify="left")
+    for row in table.rows:
+        made.add_row(*map(escape, row))
+    console.print(made)
+
+
+@contextmanager
+def tracked(console: Console) -> Iterator[Any]:
+    """Gives `track(label) -> progress callback`: one bar a label."""
+    columns: Sequence[Any] = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[leaf]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=console.quiet, transient=not console.is_terminal) as progress:
+
+        def track(label: str) -> Any:
+            task = progress.add_task(label, total=None, leaf="")
+
+            def tell(done: int, total: int, leaf: str) -> None:
+                progress.update(task, completed=done, total=total, leaf=escape(leaf) if done < total else "")
+
+            return tell
+
+        yield track
+
+
+COMMANDS = {
+    "run": _run,
+    "plan": _plan,
+    "convert": _convert,
+    "verify": _verify,
+    "inspect": _inspect,
+    "diff": _diff,
+    "methods": _methods,
+}

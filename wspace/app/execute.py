@@ -1,0 +1,216 @@
+"""Running a recipe: sources, transforms, evaluation, then a folder that appears whole with everything in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from wspace.app.build import Work, merge_work, steps, work
+from wspace.app.recipe import Recipe
+from wspace.app.records import write_records
+from wspace.app.sources import Folder, check_out
+from wspace.app.weights import Weights, check_finite, from_tree, opened
+from wspace.core.containers import show
+from wspace.core.errors import RecipeError, nearest, printable
+from wspace.core.implicit import Implicit, dense, is_implicit, materialize
+from wspace.core.plan import Plan, plan
+from wspace.core.run import prepare, shapes, stream
+from wspace.core.stored import facts_of, parts_of
+from wspace.core.transform import Transform, narrow
+from wspace.core.typing import Leaf, Progress
+from wspace.interpolate import segment
+from wspace.io import FolderSink, flatten_names, nest_names, write_folder
+from wspace.measure import compare
+
+PATH = tuple(i / 10 for i in range(11))  # where the path from the base to the merged model is evaluated
+Track = Callable[[str], Progress]  # a name for what is going on -> its progress callback
+
+
+class Opened(NamedTuple):
+    """A recipe with its sources open and its transforms built; nothing read, nothing computed but computed sources."""
+
+    recipe: Recipe
+    sources: dict[str, Weights]
+    work: Work
+
+    @property
+    def models(self) -> list[Weights]:
+        return [self.sources[name] for name in self.work.models]
+
+    @property
+    def reference(self) -> Weights:
+        """What the result is compared with: the base, or the first model."""
+        return self.sources[self.work.base] if self.work.base else self.models[0]
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype that a mergekit document asks for."""
+        last = self.recipe.merges[-1] if self.recipe.merges else None
+        return (last.out_dtype or last.dtype) if last else None
+
+    def sides(self) -> dict[str, Any]:
+        """Side trees by name; the base among them."""
+        given = {n: self.sources.get(s, s) if isinstance(s, str) else s for n, s in self.recipe.sides.items()}
+        return given | ({"base": self.sources[self.work.base]} if self.work.base else {})
+
+    def key(self, t: Transform) -> Any:
+        """The recipe's random key if a transform is random."""
+        return jax.random.key(self.recipe.seed) if "key" in t.needs else None
+
+
+def open_recipe(recipe: Recipe, track: Track) -> Opened:
+    """Build the transforms first (so that a bad recipe costs nothing), then open the sources, run earlier merges.
+
+    Raises:
+      RecipeError, FormatError, TreeMismatch, ShapeError, SideTreeError, SelectionError, NonFinite.
+    """
+    made = steps(recipe)
+    computed = dict(recipe.make()) if recipe.make else {}
+    sources = opened({**recipe.sources, **computed}, allow_nonfinite=recipe.allow_nonfinite)
+    for name in (*recipe.models, *([recipe.base] if recipe.base else [])):
+        if name not in sources:
+            raise RecipeError(printable(f"{recipe.file}: no source {name!r}.{nearest(name, sources)}"))
+    for merge in recipe.merges[:-1]:
+        early = _merge(merge, sources)
+        found: dict[str, Any] = {}
+        job, t, name = Opened(recipe, sources, early), early.transform, str(merge.name)
+        stream(t, job.models, found, key=job.key(t), progress=track(name), **job.sides())
+        kept = from_tree(name, {path: cast(leaf, merge.out_dtype or merge.dtype) for path, leaf in found.items()})
+        kept.folder, kept.metadata, kept.structure = job.models[0].folder, job.models[0].metadata, job.models[0].structure
+        sources[name] = kept
+    last = _merge(recipe.merges[-1], sources, made) if recipe.merges else work(recipe, made)
+    return Opened(recipe, sources, last)
+
+
+def _merge(merge: Any, sources: Mapping[str, Weights], after: Any = ()) -> Work:
+    first = merge.base or next(source.model for group in merge.groups for source in group.sources)
+    return merge_work(merge, sources[first].specs, after)
+
+
+def planned(job: Opened) -> Plan:
+    """The table of what would happen."""
+    t = job.work.transform
+    return plan(t, *job.models, key=job.key(t), **job.sides())
+
+
+@dataclass
+class Result:
+    """What a run found out, for the report and the table.
+
+    scores: stage -> metric -> number. path: t, and metric -> numbers, along base -> merged. ledger: base (or first model)
+    against the result, leaf by leaf. notes: what the user should know. files: that went through from the base.
+    """
+
+    scores: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    path: tuple[list[float], dict[str, list[float]]] | None = None
+    ledger: list[Any] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+
+class Expanded(NamedTuple):
+    """What the output holds: a spec for each stored array, how names nest, and what Implicit leaves were."""
+
+    specs: dict[str, Any]
+    structure: Any
+    nodes: dict[str, Any]
+
+
+def run_recipe(recipe: Recipe, out: Path, track: Track, *, overwrite: bool = False) -> tuple[Opened, Result]:
+    """Run a recipe into a folder: complete when this returns, absent if it raises."""
+    folders = [source for source in recipe.sources.values() if isinstance(source, Folder)]
+    check_out(out, folders, overwrite=overwrite)
+    job = open_recipe(recipe, track)
+    t, result = job.work.transform, Result()
+    ready = prepare(t, job.models, key=job.key(t), sides=job.sides())
+    made = expanded(job, {show(path): x for path, x in shapes(t, ready, job.key(t)).items()})
+    notes = dict(job.models[0].metadata) | ({"wspace_nodes": json.dumps(made.nodes, sort_keys=True)} if made.nodes else {})
+    inputs = [w.source for w in job.sources.values() if w.folder is not None]
+    with write_folder(
+        out, made.specs, structure=made.structure, metadata=notes, shard_size=recipe.output.shard_size, overwrite=overwrite,
+        inputs=inputs,
+    ) as sink:  # fmt: skip
+        tee = Tee(sink, job, made, result, keep=recipe.evaluate is not None)
+        stream(t, job.models, tee, key=job.key(t), progress=track("transform"), **job.sides())
+        if recipe.evaluate is not None:
+            evaluate(job, tee.kept, result, track("evaluate"))
+        write_records(job, sink, result)
+    return job, result
+
+
+class Tee(dict[str, Leaf]):
+    """What `stream` writes to: each leaf is checked, entered in the ledger, cast and stored; kept if it is evaluated."""
+
+    def __init__(self, sink: FolderSink, job: Opened, made: Expanded, result: Result, keep: bool) -> None:
+        super().__init__()
+        self.sink, self.job, self.made, self.result, self.keep = sink, job, made, result, keep
+        self.kept: dict[str, Leaf] = {}
+
+    def __setitem__(self, name: str, leaf: Leaf) -> None:
+        leaf = cast(leaf, self.job.recipe.output.dtype or self.job.dtype)
+        dense_leaf = leaf.materialize() if isinstance(leaf, Implicit) else leaf
+        if not self.job.recipe.allow_nonfinite:
+            check_finite(dense_leaf, name, "the result")
+        self.result.ledger.append(compare(name, self.job.reference.source[name], leaf))
+        if self.keep:
+            self.kept[name] = leaf
+        for part, array in flatten_names({name: parts_of(leaf)}).leaves.items():
+            self.sink[part] = array
+
+
+def evaluate(job: Opened, last: Mapping[str, Leaf], result: Result, tell: Progress) -> None:
+    """Score every model, every stage and the path from the base to the first stage's result."""
+    metrics, structure = job.recipe.evaluate or dict, job.models[0].structure
+
+    def score(named: Mapping[str, Leaf]) -> Mapping[str, float]:
+        tree = nest_names(named, structure) if structure else dict(named)
+        return {k: float(v) for k, v in metrics(materialize(tree)).items()}
+
+    names = [*([job.work.base] if job.work.base else []), *job.work.models]
+    total, done = len(names) + len(job.work.stages) + len(PATH), 0
+
+    def step(label: str) -> None:
+        nonlocal done
+        done += 1
+        tell(done, total, label)
+
+    for name in names:
+        result.scores[name] = score({k: job.sources[name].source[k] for k in job.sources[name].specs})
+        step(name)
+    first: dict[str, Leaf] = {}
+    for n, (label, _) in enumerate(job.work.stages, start=1):
+        made = dict(last)
+        if n < len(job.work.stages):
+            made, part = {}, job.work.upto(n)
+            stream(part, job.models, made, key=job.key(part), **job.sides())
+        first = first or made
+        result.scores[label] = score(made)
+        step(label)
+    if job.work.base:
+        line = segment(dict(job.sources[job.work.base].source), materialize(first))
+        points = [(t, score(line(t))) for t in PATH if step("path") is None]
+        result.path = ([t for t, _ in points], {m: [s[m] for _, s in points] for m in points[0][1]})
+
+
+def expanded(job: Opened, out: Mapping[str, Any]) -> Expanded:
+    """The arrays that will be written, from shapes alone: an Implicit leaf is a small dict of its parts."""
+    like = job.models[0]
+    dtype = job.recipe.output.dtype or job.dtype
+    leaves = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for name, spec in like.specs.items()}
+    leaves |= {name: jax.eval_shape(lambda x: cast(x, dtype), leaf) for name, leaf in out.items()}
+    nodes = {name: facts_of(leaf) for name, leaf in leaves.items() if isinstance(leaf, Implicit)}
+    stored = {name: jax.eval_shape(parts_of, leaf) for name, leaf in leaves.items()}
+    flat, structure = flatten_names(nest_names(stored, like.structure) if like.structure else stored)
+    return Expanded(flat, structure, nodes)
+
+
+def cast(leaf: Leaf, dtype: str | None) -> Leaf:
+    """A floating array in the dtype asked for; Implicit nodes and other leaves as they are."""
+    if dtype is None or is_implicit(leaf) or not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
+        return leaf
+    return narrow(dense(leaf), jax.numpy.dtype(dtype))

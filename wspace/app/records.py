@@ -1,0 +1,118 @@
+"""What lies beside the weights of a run: report page, ledger, recipe, digests, companions, the Orbax copy."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+import wspace
+from wspace.app import plots
+from wspace.app.report import Block, Figure, Table, Text, page
+from wspace.core.errors import MissingExtra
+from wspace.core.plan import plan, size
+from wspace.io import FolderSink, config_differences, copy_companions, digest, model_card, open_checkpoint, write_card
+from wspace.io import write_orbax
+
+if TYPE_CHECKING:
+    from wspace.app.execute import Opened, Result
+
+
+def write_records(job: Opened, sink: FolderSink, result: Result) -> None:
+    """Everything but the weights, into the folder while it is still hidden."""
+    folder, recipe = sink.directory, job.recipe
+    keeper = job.reference
+    if keeper.folder is not None and keeper.folder.is_dir():
+        result.files = copy_companions(keeper.folder, folder)
+    folders = {w.label: w.folder for w in job.sources.values() if w.folder is not None}
+    result.notes += [str(d) for d in config_differences(list(dict.fromkeys(folders.values())))]
+    digests = {label: digest(path) for label, path in folders.items()}
+    sink.record.update(recipe=recipe.text, sets=list(recipe.sets), inputs=digests, wspace=wspace.__version__)
+    suffix = Path(recipe.file).suffix or ".txt"
+    (folder / f"recipe{suffix}").write_text(recipe.text, encoding="utf-8")
+    rows = [row._asdict() for row in result.ledger]
+    (folder / "ledger.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    title = recipe.title or Path(recipe.file).name
+    if any(folders.values()):
+        write_card(folder, model_card(title, digests, recipe.text, job.work.base))
+    (folder / "report.html").write_text(report(job, result, title, digests), encoding="utf-8")
+    if "orbax" in recipe.output.formats:
+        write_orbax(folder / "orbax", open_checkpoint(folder))
+
+
+def report(job: Opened, result: Result, title: str, digests: Mapping[str, Mapping[str, str]]) -> str:
+    """The report page."""
+    t = job.work.transform
+    table = plan(t, *job.models, key=job.key(t), **job.sides())
+    sections: list[tuple[str, list[Block]]] = []
+    if result.scores:
+        sections.append(("Scores", [scores_table(result), *_figure(lambda: plots.grouped(result.scores, "score"), SCORES)]))
+    if result.path is not None:
+        ts, lines = result.path
+        drawn = _figure(lambda: plots.curve(ts, lines, "t: 0 is the base, 1 is the merged model", "score"), ALONG)
+        sections.append(("Path from the base to the merged model", drawn))
+    errors = {row.path: row.relative for row in result.ledger if row.relative is not None}
+    drawn = _figure(lambda: plots.bars(errors, "relative distance to the reference"), DISTANCES)
+    sections.append((f"Ledger: what changed against {job.reference.label}", [*drawn, ledger_table(result)]))
+    if result.notes:
+        sections.append(("To know", [Text(note) for note in result.notes]))
+    sections.append(("Plan", [Text(table.summary()), Table(PLAN, table.cells(), folded=True)]))
+    files = [(label, file, value) for label, found in digests.items() for file, value in sorted(found.items())]
+    if files:
+        sections.append(("Inputs", [Table(("source", "file", "sha256"), files)]))
+    sections.append(("Recipe", [Text(job.recipe.text, code=True)]))
+    kept = f"{len(result.files)} other files of the base went through unchanged. " if result.files else ""
+    made = f"{kept}Made with wspace {wspace.__version__}, jax {version('jax')}, Python {platform.python_version()}."
+    sections.append(("Made with", [Text(made), Text(LOAD, code=True)]))
+    lead = f"{' > '.join(label for label, _ in job.work.stages)} on {', '.join(job.work.models)}"
+    return page(title, lead + (f", base {job.work.base}" if job.work.base else ""), sections)
+
+
+PLAN = ("path", "steps", "shape", "dtype", "in", "out")
+SCORES = "Every source, then the result after each stage."
+ALONG = "Scores at (1 - t) base + t merged: a dip between the ends is a barrier."
+DISTANCES = "Per leaf, the Euclidean distance to the reference over the reference's length."
+LOAD = 'import wspace as ws\nparams = ws.materialize(ws.io.load("THIS FOLDER"))   # or leave Implicit leaves as they are'
+
+
+def scores_table(result: Result) -> Table:
+    """Sources and stages by metrics."""
+    metrics = list(dict.fromkeys(m for scores in result.scores.values() for m in scores))
+    rows = [(label, *(f"{s[m]:.4f}" if m in s else "" for m in metrics)) for label, s in result.scores.items()]
+    return Table(("", *metrics), rows)
+
+
+LEDGER = ("path", "shape", "dtype", "max error", "relative", "cosine", "sign flips", "zeros", "size before", "size after")
+
+
+def ledger_table(result: Result) -> Table:
+    """One row a leaf; folded if there are many."""
+    return Table(*ledger_rows(result.ledger), folded=len(result.ledger) > 30)
+
+
+def ledger_rows(rows: Sequence[Any]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Head and cells of ledger rows."""
+    cells = [
+        (
+            r.path, str(tuple(r.shape)), f"{r.dtype} -> {r.made}", _number(r.max_error), _number(r.relative), _number(r.cosine, 5),
+            str(r.sign_flips), _number(r.sparsity), size(r.bits_before / 8), size(r.bits_after / 8),
+        )
+        for r in rows
+    ]  # fmt: skip
+    return LEDGER, cells
+
+
+def _number(x: float | None, digits: int = 3) -> str:
+    return "" if x is None else f"{x:.{digits}g}"
+
+
+def _figure(draw: Any, caption: str) -> list[Block]:
+    try:
+        return [Figure(draw(), caption)]
+    except MissingExtra as missing:
+        return [Text(f"No plot: {missing}")]

@@ -1,0 +1,132 @@
+"""Sources as mappings of arrays: folders, noisy copies, trees in memory; each refused where it is not finite."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from wspace.app.sources import Folder, Perturbed
+from wspace.core.errors import NonFinite, printable
+from wspace.io import Spec, flatten_names, open_checkpoint
+
+
+class Weights(Mapping[str, Any]):
+    """A named source: arrays by name with `specs`, and what a writer needs to give the same kind of thing back.
+
+    Attributes:
+      label: its name in the recipe. specs: name -> Spec. structure: how names nest, or None for a flat checkpoint.
+      folder: the checkpoint folder it comes from, or None. metadata: of its files.
+      allow_nonfinite: give out NaN and infinity instead of refusing them.
+    """
+
+    def __init__(self, label: str, source: Mapping[str, Any], specs: Mapping[str, Spec], *, structure: Any = None) -> None:
+        self.label = label
+        self.source = source
+        self.specs = specs
+        self.structure = structure
+        self.folder: Path | None = None
+        self.metadata: Mapping[str, str] = {}
+        self.allow_nonfinite = False
+
+    def __getitem__(self, name: str) -> Any:
+        leaf = self.source[name]
+        if not self.allow_nonfinite:
+            check_finite(leaf, name, self.label)
+        return leaf
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def check_unchanged(self) -> None:
+        """IntegrityError if the files changed since they were opened."""
+        getattr(self.source, "check_unchanged", bool)()
+
+
+def check_finite(leaf: Any, name: str, label: str) -> None:
+    """Raises NonFinite: which leaf of what, how many, the first index."""
+    if not jnp.issubdtype(getattr(leaf, "dtype", np.int32), np.inexact):
+        return
+    values = np.asarray(leaf)
+    finite = np.isfinite(values if values.dtype.kind in "fc" else values.astype(np.float32))
+    if not finite.all():
+        first = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), finite.shape))
+        raise NonFinite(
+            printable(
+                f"{label}: {name} has {int(np.sum(~finite))} of {finite.size} values that are NaN or infinite, the first "
+                f"at {first}; mend the checkpoint, or add --allow-nonfinite to let them through"
+            )
+        )
+
+
+class Noisy(Mapping[str, Any]):
+    """A source plus Gaussian noise: on each selected float leaf `noise` times the leaf's own deviation.
+
+    The noise of a leaf depends on the seed and its name alone.
+    """
+
+    def __init__(self, of: Weights, how: Perturbed) -> None:
+        self.of, self.how = of, how
+
+    def __getitem__(self, name: str) -> Any:
+        leaf = self.of[name]
+        if not jnp.issubdtype(leaf.dtype, np.floating) or (self.how.where and not re.search(self.how.where, name)):
+            return leaf
+        values = np.asarray(leaf, np.float32)
+        rng = np.random.default_rng((self.how.seed, zlib.crc32(name.encode())))
+        spread = float(values.std()) if values.size else 0.0
+        noise = rng.standard_normal(values.shape, np.float32) * np.float32(self.how.noise * spread)
+        return (values + noise).astype(leaf.dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.of)
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def check_unchanged(self) -> None:
+        self.of.check_unchanged()
+
+
+def opened(sources: Mapping[str, Any], *, allow_nonfinite: bool = False) -> dict[str, Weights]:
+    """Every source of a recipe, opened; no leaf is read.
+
+    Raises:
+      FormatError: a folder is no checkpoint.
+    """
+    found: dict[str, Weights] = {}
+
+    def get(name: str) -> Weights:
+        if name not in found:
+            found[name] = _opened(name, sources[name])
+            found[name].allow_nonfinite = allow_nonfinite
+        return found[name]
+
+    def _opened(name: str, source: Any) -> Weights:
+        if isinstance(source, Folder):
+            checkpoint = open_checkpoint(source.path)
+            made = Weights(name, checkpoint, checkpoint.specs, structure=checkpoint.structure)
+            made.folder, made.metadata = Path(checkpoint.path), checkpoint.metadata
+            return made
+        if isinstance(source, Perturbed):
+            of = get(source.of)
+            made = Weights(name, Noisy(of, source), of.specs, structure=of.structure)
+            made.folder, made.metadata = of.folder, of.metadata
+            return made
+        return from_tree(name, source)
+
+    return {name: get(name) for name in sources}
+
+
+def from_tree(name: str, tree: Any) -> Weights:
+    """A tree in memory as a source."""
+    leaves, structure = flatten_names(tree)
+    return Weights(name, leaves, {key: Spec(np.shape(x), x.dtype) for key, x in leaves.items()}, structure=structure)
