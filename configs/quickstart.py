@@ -34,9 +34,9 @@ def recipe(width: int = 128, density: float = 0.5, lam: float = 1.0, sparsity: f
         images, labels = digits.load("train")
         init, *keys = jax.random.split(jax.random.key(0), 2 + len(tasks.PARTS))
         start = model.init(init, jnp.zeros((1, 64)))
-        base = tasks.train(model.apply, start, *tasks.starter(images, labels), steps=300, lr=1e-3, key=keys[0])
+        base = tasks.train(model.apply, start, *tasks.starter(images, labels), steps=250, lr=1e-3, key=keys[0])
         tuned = {
-            name: tasks.train(model.apply, base, *tasks.part(images, labels, classes), steps=200, lr=1e-3, key=key)
+            name: tasks.train(model.apply, base, *tasks.part(images, labels, classes), steps=250, lr=1e-3, key=key)
             for name, classes, key in zip(NAMES, tasks.PARTS, keys[1:], strict=True)
         }
         return {"base": base, **tuned}

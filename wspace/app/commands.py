@@ -47,7 +47,9 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     console.print(escape(planned(job).summary()))
     before, after = (sum(getattr(r, f"bits_{when}") for r in result.ledger) / 8 for when in ("before", "after"))
     console.print(f"weights: {size(before)} before, {size(after)} after ({before / max(after, 1):.2f} times smaller)")
-    console.print(f"done in {time.perf_counter() - began:.1f} s: [bold]{arguments.out}[/] (open {arguments.out}/report.html)")
+    console.print(
+        f"done in {time.perf_counter() - began:.1f} s: [bold]{arguments.out}[/] (open {arguments.out}/report.html)"
+    )
     return 0
 
 

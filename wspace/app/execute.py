@@ -81,7 +81,11 @@ def open_recipe(recipe: Recipe, track: Track) -> Opened:
         job, t, name = Opened(recipe, sources, early), early.transform, str(merge.name)
         stream(t, job.models, found, key=job.key(t), progress=track(name), **job.sides())
         kept = from_tree(name, {path: cast(leaf, merge.out_dtype or merge.dtype) for path, leaf in found.items()})
-        kept.folder, kept.metadata, kept.structure = job.models[0].folder, job.models[0].metadata, job.models[0].structure
+        kept.folder, kept.metadata, kept.structure = (
+            job.models[0].folder,
+            job.models[0].metadata,
+            job.models[0].structure,
+        )
         sources[name] = kept
     last = _merge(recipe.merges[-1], sources, made) if recipe.merges else work(recipe, made)
     return Opened(recipe, sources, last)
@@ -129,7 +133,9 @@ def run_recipe(recipe: Recipe, out: Path, track: Track, *, overwrite: bool = Fal
     t, result = job.work.transform, Result()
     ready = prepare(t, job.models, key=job.key(t), sides=job.sides())
     made = expanded(job, {show(path): x for path, x in shapes(t, ready, job.key(t)).items()})
-    notes = dict(job.models[0].metadata) | ({"wspace_nodes": json.dumps(made.nodes, sort_keys=True)} if made.nodes else {})
+    notes = dict(job.models[0].metadata) | (
+        {"wspace_nodes": json.dumps(made.nodes, sort_keys=True)} if made.nodes else {}
+    )
     inputs = [w.source for w in job.sources.values() if w.folder is not None]
     with write_folder(
         out, made.specs, structure=made.structure, metadata=notes, shard_size=recipe.output.shard_size, overwrite=overwrite,

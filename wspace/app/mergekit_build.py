@@ -3,50 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from wspace.app.mergekit_recipe import MergeRecipe, Values
 from wspace.app.settings import layer_counts, layer_of
-from wspace.core.compose import keep, route
+from wspace.average import uniform_soup
+from wspace.core.compose import around_base, keep, route
 from wspace.core.errors import RecipeError, listed, printable
 from wspace.core.transform import Transform
+from wspace.interpolate import slerp
+from wspace.merge import dare, elect, ties, weighted_sum
 
 Build = Callable[[Mapping[str, Any], Mapping[str, Sequence[Any]]], Transform]  # (whole, each) -> Transform
 
 
 def _linear(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
-    from wspace.merge import linear
-
-    return linear(weights=tuple(each["weight"]), normalize=whole["normalize"])
+    weights = tuple(each["weight"])
+    return uniform_soup(weights) if whole["normalize"] else weighted_sum(weights)
 
 
 def _slerp(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
-    from wspace.interpolate import slerp
-
     return slerp(whole["t"])
 
 
-def _task_arithmetic(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
-    from wspace.merge import task_arithmetic
+def _sum(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
+    """The consensus without an election: mergekit divides by the sum of the weights if it is to normalize."""
+    weights, lam = tuple(each["weight"]), whole["lambda"]
+    return weighted_sum(weights, lam / sum(weights) if whole["normalize"] else lam)
 
-    return task_arithmetic(weights=tuple(each["weight"]), lam=whole["lambda"], normalize=whole["normalize"])
+
+def _task_arithmetic(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
+    return around_base(_sum(whole, each), name="task_arithmetic")
 
 
 def _ties(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
-    from wspace.merge import ties
-
-    weights = tuple(each["weight"])
-    return ties(tuple(each["density"]), weights, whole["lambda"], normalize=whole["normalize"])
+    return ties(tuple(each["density"]), tuple(each["weight"]), whole["lambda"], normalize=whole["normalize"])
 
 
-def _dare(consensus: bool) -> Build:
-    def build(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
-        from wspace.merge import dare, elect, linear
+def _dare_linear(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
+    return dare(tuple(each["density"]), rescale=whole["rescale"], consensus=lambda weights, lam: _sum(whole, each))
 
-        combine = (elect if consensus else linear)(tuple(each["weight"]), normalize=whole["normalize"])
-        return dare(tuple(1 - d for d in each["density"]), whole["lambda"], rescale=whole["rescale"], combine=combine)
 
-    return build
+def _dare_ties(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
+    election = partial(elect, normalize=whole["normalize"])
+    return dare(
+        tuple(each["density"]), tuple(each["weight"]), whole["lambda"], consensus=election, rescale=whole["rescale"]
+    )
 
 
 def _passthrough(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
@@ -58,8 +61,8 @@ BUILDERS: Mapping[str, Build] = {
     "slerp": _slerp,
     "task_arithmetic": _task_arithmetic,
     "ties": _ties,
-    "dare_linear": _dare(consensus=False),
-    "dare_ties": _dare(consensus=True),
+    "dare_linear": _dare_linear,
+    "dare_ties": _dare_ties,
     "passthrough": _passthrough,
 }
 PLAIN: Mapping[str, Mapping[str, Any]] = {  # values at which a parameter changes nothing: others are not built yet
@@ -95,9 +98,7 @@ def merge_transform(merge: MergeRecipe, names: Sequence[str]) -> tuple[tuple[str
     if len(members) == 1:
         return models, next(iter(members.values()))
     short = {label: f"p{i}" for i, label in enumerate(members)}
-    return models, route(
-        lambda path: short[labels[path]], {short[k]: t for k, t in members.items()}, name=merge.method
-    )
+    return models, route(lambda path: short[labels[path]], {short[k]: t for k, t in members.items()}, name=merge.method)
 
 
 def _built(merge: MergeRecipe, values: Values) -> Transform:

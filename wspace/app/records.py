@@ -51,7 +51,9 @@ def report(job: Opened, result: Result, title: str, digests: Mapping[str, Mappin
     table = plan(t, *job.models, key=job.key(t), **job.sides())
     sections: list[tuple[str, list[Block]]] = []
     if result.scores:
-        sections.append(("Scores", [scores_table(result), *_figure(lambda: plots.grouped(result.scores, "score"), SCORES)]))
+        sections.append(
+            ("Scores", [scores_table(result), *_figure(lambda: plots.grouped(result.scores, "score"), SCORES)])
+        )
     if result.path is not None:
         ts, lines = result.path
         drawn = _figure(lambda: plots.curve(ts, lines, "t: 0 is the base, 1 is the merged model", "score"), ALONG)
@@ -77,7 +79,9 @@ PLAN = ("path", "steps", "shape", "dtype", "in", "out")
 SCORES = "Every source, then the result after each stage."
 ALONG = "Scores at (1 - t) base + t merged: a dip between the ends is a barrier."
 DISTANCES = "Per leaf, the Euclidean distance to the reference over the reference's length."
-LOAD = 'import wspace as ws\nparams = ws.materialize(ws.io.load("THIS FOLDER"))   # or leave Implicit leaves as they are'
+LOAD = (
+    'import wspace as ws\nparams = ws.materialize(ws.io.load("THIS FOLDER"))   # or leave Implicit leaves as they are'
+)
 
 
 def scores_table(result: Result) -> Table:
@@ -87,7 +91,18 @@ def scores_table(result: Result) -> Table:
     return Table(("", *metrics), rows)
 
 
-LEDGER = ("path", "shape", "dtype", "max error", "relative", "cosine", "sign flips", "zeros", "size before", "size after")
+LEDGER = (
+    "path",
+    "shape",
+    "dtype",
+    "max error",
+    "relative",
+    "cosine",
+    "sign flips",
+    "zeros",
+    "size before",
+    "size after",
+)
 
 
 def ledger_table(result: Result) -> Table:

@@ -25,7 +25,9 @@ class Weights(Mapping[str, Any]):
       allow_nonfinite: give out NaN and infinity instead of refusing them.
     """
 
-    def __init__(self, label: str, source: Mapping[str, Any], specs: Mapping[str, Spec], *, structure: Any = None) -> None:
+    def __init__(
+        self, label: str, source: Mapping[str, Any], specs: Mapping[str, Spec], *, structure: Any = None
+    ) -> None:
         self.label = label
         self.source = source
         self.specs = specs

@@ -1,7 +1,7 @@
 """Implicit nodes in a file: a node is the small dict of its arrays, and a few JSON facts that say what it was.
 
-    parts, facts = parts_of(node), facts_of(node)      # {"codes": ..., "scale": ...}, {"kind": "QTensor", ...}
-    node = from_parts(parts, facts)
+parts, facts = parts_of(node), facts_of(node)      # {"codes": ..., "scale": ...}, {"kind": "QTensor", ...}
+node = from_parts(parts, facts)
 """
 
 from __future__ import annotations
@@ -45,11 +45,16 @@ def from_parts(parts: Mapping[str, Any], facts: Mapping[str, Any]) -> Implicit:
     for room in ROOMS_WITH_NODES:
         import_module(f"wspace.{room}")
     if facts["kind"] not in KINDS:
-        raise FormatError(f"the checkpoint holds a {facts['kind']}, which wspace does not know.{nearest(facts['kind'], KINDS)}")
+        raise FormatError(
+            f"the checkpoint holds a {facts['kind']}, which wspace does not know.{nearest(facts['kind'], KINDS)}"
+        )
     cls = KINDS[facts["kind"]]
     hints = get_type_hints(cls)
     static = {name: _restored(value, hints.get(name)) for name, value in facts["static"].items()}
-    data = {name: from_parts(part, facts["inside"][name]) if name in facts["inside"] else part for name, part in parts.items()}
+    data = {
+        name: from_parts(part, facts["inside"][name]) if name in facts["inside"] else part
+        for name, part in parts.items()
+    }
     wanted = {f.name for f in dataclasses.fields(cls) if not f.metadata.get("static")}  # type: ignore[arg-type]
     return cls.from_stored({**dict.fromkeys(wanted), **data}, static)
 
