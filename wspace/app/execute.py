@@ -24,7 +24,7 @@ from wspace.core.stored import facts_of, parts_of
 from wspace.core.transform import Transform, narrow
 from wspace.core.typing import Leaf, Progress
 from wspace.interpolate import segment
-from wspace.io import FolderSink, flatten_names, nest_names, write_folder
+from wspace.io import Checkpoint, FolderSink, flatten_names, nest_names, write_folder
 from wspace.measure import compare
 
 PATH = tuple(i / 10 for i in range(11))  # where the path from the base to the merged model is evaluated
@@ -136,7 +136,7 @@ def run_recipe(recipe: Recipe, out: Path, track: Track, *, overwrite: bool = Fal
     notes = dict(job.models[0].metadata) | (
         {"wspace_nodes": json.dumps(made.nodes, sort_keys=True)} if made.nodes else {}
     )
-    inputs = [w.source for w in job.sources.values() if w.folder is not None]
+    inputs = [w.source for w in job.sources.values() if isinstance(w.source, Checkpoint)]
     with write_folder(
         out, made.specs, structure=made.structure, metadata=notes, shard_size=recipe.output.shard_size, overwrite=overwrite,
         inputs=inputs,
@@ -205,12 +205,11 @@ def evaluate(job: Opened, last: Mapping[str, Leaf], result: Result, tell: Progre
 
 def expanded(job: Opened, out: Mapping[str, Any]) -> Expanded:
     """The arrays that will be written, from shapes alone: an Implicit leaf is a small dict of its parts."""
-    like = job.models[0]
-    dtype = job.recipe.output.dtype or job.dtype
+    like, dtype = job.models[0], job.recipe.output.dtype or job.dtype
     leaves = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for name, spec in like.specs.items()}
-    leaves |= {name: jax.eval_shape(lambda x: cast(x, dtype), leaf) for name, leaf in out.items()}
+    leaves |= {name: jax.eval_shape(lambda x: cast(x, dtype), leaf) if dtype else leaf for name, leaf in out.items()}
     nodes = {name: facts_of(leaf) for name, leaf in leaves.items() if isinstance(leaf, Implicit)}
-    stored = {name: jax.eval_shape(parts_of, leaf) for name, leaf in leaves.items()}
+    stored = {name: jax.eval_shape(parts_of, x) if name in nodes else x for name, x in leaves.items()}
     flat, structure = flatten_names(nest_names(stored, like.structure) if like.structure else stored)
     return Expanded(flat, structure, nodes)
 
