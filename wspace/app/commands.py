@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -24,6 +25,8 @@ from wspace.core.plan import size
 def run(arguments: argparse.Namespace) -> int:
     """Run a parsed command; returns the exit code."""
     console = Console(quiet=arguments.quiet, highlight=False)
+    if not console.is_terminal:
+        console = Console(quiet=arguments.quiet, highlight=False, width=160)
     return COMMANDS[arguments.command](arguments, console)
 
 
@@ -41,7 +44,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     if result.scores:
         show(console, scores_table(result), "Scores")
     if len(result.ledger) <= 30:
-        show(console, ledger_table(result), f"Ledger against {job.reference.label}")
+        show(console, ledger_table(result), f"Ledger against {job.reference.label}", SHORT)
     for note in result.notes:
         console.print(f"note: {escape(note)}")
     console.print(escape(planned(job).summary()))
@@ -96,7 +99,10 @@ def _convert(arguments: argparse.Namespace, console: Console) -> int:
 def _verify(arguments: argparse.Namespace, console: Console) -> int:
     from wspace.io import verify
 
-    console.print(escape(str(verify(arguments.folder))))
+    report = verify(arguments.folder)
+    console.print(f"{report.leaves} leaves ({size(report.bytes)}) in {report.files} files: every digest is right")
+    for name in report.unlisted:
+        console.print(f"note: {escape(printable(name))} is not in the manifest")
     return 0
 
 
@@ -104,7 +110,7 @@ def _inspect(arguments: argparse.Namespace, console: Console) -> int:
     from wspace.io import open_checkpoint
 
     source = open_checkpoint(arguments.path)
-    table = Table("name", "dtype", *(_right(h) for h in ("shape", "size", "mean", "std", "max |w|", "zeros")))
+    table = grid("", "name", "dtype", "shape", "size", "mean", "std", "max |w|", "zeros")
     bad = 0
     for name, spec in source.specs.items():
         mean, std, top, zeros, sick = statistics(source[name])
@@ -149,7 +155,7 @@ def _diff(arguments: argparse.Namespace, console: Console) -> int:
     rows = [compare(name, a[name], b[name]) for name in same]
     changed = [row for row in rows if row.max_error]
     if changed:
-        show(console, Cells(*ledger_rows(changed)), f"{arguments.first} against {arguments.second}")
+        show(console, Cells(*ledger_rows(changed)), f"{arguments.first} against {arguments.second}", SHORT)
     console.print(f"{len(rows) - len(changed)} of {len(rows)} shared leaves have equal values")
     for line in (*only, *shapes):
         console.print(escape(printable(line)))
@@ -164,14 +170,17 @@ def _methods(arguments: argparse.Namespace, console: Console) -> int:
     rooms = {m.partition(".")[0] for m in methods}
     if name is not None and name not in rooms:
         raise WspaceError(printable(f"no method or room {name!r}.{nearest(name, [*methods, *rooms])}"))
-    table = Table("method", "what it does", "scope", "needs", "from")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for head in ("method", "kind", "needs", "what it does"):
+        table.add_column(head, no_wrap=head == "method")
     for found, method in methods.items():
         if name is None or found.startswith(f"{name}."):
-            cells = (method.sections.get(s, "").partition(".")[0] for s in ("Scope", "Needs", "Reference"))
-            scope, _, paper = cells
-            needs = _needs(method)
-            table.add_row(found, escape(method.summary), escape(scope), escape(needs), escape(paper))
+            scope = method.sections.get("Scope", "").partition(" ")[0]
+            kind = f"{scope} transform" if method.kind == "Transform" else method.kind
+            kind = "optimizer" if kind == "GradientTransformation" else kind
+            table.add_row(found, kind, escape(_needs(method)), escape(method.summary))
     console.print(table)
+    console.print("wspace methods NAME shows one with its formula, arguments and paper")
     return 0
 
 
@@ -186,18 +195,21 @@ def _signature(method: Method) -> str:
     return str(method.signature.replace(return_annotation=method.signature.empty))
 
 
-def _right(head: str) -> Any:
-    from rich.table import Column
-
-    return Column(head, justify="right")
-
-
-def show(console: Console, table: Any, title: str) -> None:
-    """A table of the report in the terminal."""
-    made = Table(*(_right(h) if i else h for i, h in enumerate(table.head)), title=title, title_justify="left")
+def show(console: Console, table: Any, title: str, columns: Sequence[str] = ()) -> None:
+    """A table of the report in the terminal; of many columns only those named."""
+    kept = [i for i, head in enumerate(table.head) if not columns or head in columns]
+    made = grid(title, *(table.head[i] for i in kept))
     for row in table.rows:
-        made.add_row(*map(escape, row))
+        made.add_row(*(escape(row[i]) for i in kept))
     console.print(made)
+
+
+def grid(title: str, *head: str) -> Table:
+    """A plain table: names left, numbers right, nothing wrapped."""
+    made = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(head):
+        made.add_column(name, justify="right" if i else "left", no_wrap=True, overflow="ellipsis")
+    return made
 
 
 @contextmanager
@@ -220,6 +232,7 @@ def tracked(console: Console) -> Iterator[Any]:
         yield track
 
 
+SHORT = ("path", "dtype", "max error", "relative", "cosine", "sign flips", "zeros")
 COMMANDS = {
     "run": _run,
     "plan": _plan,

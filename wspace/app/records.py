@@ -16,7 +16,7 @@ from wspace.app import plots
 from wspace.app.report import Block, Figure, Table, Text, page
 from wspace.core.errors import MissingExtra
 from wspace.core.plan import plan, size
-from wspace.io import FolderSink, config_differences, copy_companions, digest, model_card, open_checkpoint, write_card
+from wspace.io import Checkpoint, FolderSink, config_differences, copy_companions, digest, model_card, open_checkpoint, write_card
 from wspace.io import write_orbax
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def write_records(job: Opened, sink: FolderSink, result: Result) -> None:
     keeper = job.reference
     if keeper.folder is not None and keeper.folder.is_dir():
         result.files = copy_companions(keeper.folder, folder)
-    folders = {w.label: w.folder for w in job.sources.values() if w.folder is not None}
-    result.notes += [str(d) for d in config_differences(list(dict.fromkeys(folders.values())))]
+    folders = {w.label: w.folder for w in job.sources.values() if w.folder and isinstance(w.source, Checkpoint)}
+    result.notes += [str(d) for d in config_differences(list(folders.values()))]
     digests = {label: digest(path) for label, path in folders.items()}
     sink.record.update(recipe=recipe.text, sets=list(recipe.sets), inputs=digests, wspace=wspace.__version__)
     suffix = Path(recipe.file).suffix or ".txt"
@@ -65,8 +65,9 @@ def report(job: Opened, result: Result, title: str, digests: Mapping[str, Mappin
         sections.append(("To know", [Text(note) for note in result.notes]))
     sections.append(("Plan", [Text(table.summary()), Table(PLAN, table.cells(), folded=True)]))
     files = [(label, file, value) for label, found in digests.items() for file, value in sorted(found.items())]
-    if files:
-        sections.append(("Inputs", [Table(("source", "file", "sha256"), files)]))
+    sources = [(w.label, str(len(w.specs)), w.origin) for w in job.sources.values()]
+    inputs: list[Block] = [Table(("source", "leaves", "from"), sources)]
+    sections.append(("Inputs", inputs + ([Table(("source", "file", "sha256"), files, folded=True)] if files else [])))
     sections.append(("Recipe", [Text(job.recipe.text, code=True)]))
     kept = f"{len(result.files)} other files of the base went through unchanged. " if result.files else ""
     made = f"{kept}Made with wspace {wspace.__version__}, jax {version('jax')}, Python {platform.python_version()}."

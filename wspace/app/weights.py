@@ -21,7 +21,7 @@ class Weights(Mapping[str, Any]):
 
     Attributes:
       label: its name in the recipe. specs: name -> Spec. structure: how names nest, or None for a flat checkpoint.
-      folder: the checkpoint folder it comes from, or None. metadata: of its files.
+      folder: the checkpoint folder it comes from, or None. metadata: of its files. origin: in words, for the report.
       allow_nonfinite: give out NaN and infinity instead of refusing them.
     """
 
@@ -34,6 +34,7 @@ class Weights(Mapping[str, Any]):
         self.structure = structure
         self.folder: Path | None = None
         self.metadata: Mapping[str, str] = {}
+        self.origin = "computed by the recipe"
         self.allow_nonfinite = False
 
     def __getitem__(self, name: str) -> Any:
@@ -116,12 +117,14 @@ def opened(sources: Mapping[str, Any], *, allow_nonfinite: bool = False) -> dict
         if isinstance(source, Folder):
             checkpoint = open_checkpoint(source.path)
             made = Weights(name, checkpoint, checkpoint.specs, structure=checkpoint.structure)
-            made.folder, made.metadata = Path(checkpoint.path), checkpoint.metadata
+            made.folder, made.metadata, made.origin = Path(source.path), checkpoint.metadata, str(source.path)
             return made
         if isinstance(source, Perturbed):
             of = get(source.of)
             made = Weights(name, Noisy(of, source), of.specs, structure=of.structure)
             made.folder, made.metadata = of.folder, of.metadata
+            where = f" on leaves that match {source.where!r}" if source.where else ""
+            made.origin = f"{source.of} plus noise of {source.noise:g} deviations{where}, seed {source.seed}"
             return made
         return from_tree(name, source)
 
