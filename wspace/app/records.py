@@ -16,7 +16,7 @@ from wspace.app import plots
 from wspace.app.report import Block, Figure, Table, Text, page
 from wspace.core.errors import MissingExtra
 from wspace.core.plan import plan, size
-from wspace.io import Checkpoint, FolderSink, config_differences, copy_companions, digest, model_card, open_checkpoint, write_card
+from wspace.io import Checkpoint, FolderSink, config_differences, copy_companions, digest, model_card, write_card
 from wspace.io import write_orbax
 
 if TYPE_CHECKING:
@@ -38,11 +38,12 @@ def write_records(job: Opened, sink: FolderSink, result: Result) -> None:
     rows = [row._asdict() for row in result.ledger]
     (folder / "ledger.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     title = recipe.title or Path(recipe.file).name
-    if any(folders.values()):
+    if folders:
         write_card(folder, model_card(title, digests, recipe.text, job.work.base))
     (folder / "report.html").write_text(report(job, result, title, digests), encoding="utf-8")
     if "orbax" in recipe.output.formats:
-        write_orbax(folder / "orbax", open_checkpoint(folder))
+        written = sink.checkpoint()
+        write_orbax(folder / "orbax", written.tree(), metadata=written.metadata)
 
 
 def report(job: Opened, result: Result, title: str, digests: Mapping[str, Mapping[str, str]]) -> str:

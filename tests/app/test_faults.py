@@ -1,0 +1,371 @@
+"""Deleted, a bad input could end a run in a traceback, in a half-written folder, or (worst) in a wrong result.
+
+Every fault goes through the command line as a user meets it: one line on stderr, exit code 2, no output folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from wspace.app.cli import main
+
+RNG = np.random.default_rng(0)
+Files = dict[str, np.ndarray]
+
+
+def leaves(seed: int = 0, **changes: Any) -> Files:
+    rng = np.random.default_rng(seed)
+    made: dict[str, Any] = {
+        "layers.0.weight": rng.standard_normal((6, 4)).astype(np.float32),
+        "layers.0.bias": rng.standard_normal(6).astype(np.float32),
+        "ids": np.arange(5, dtype=np.int64) + 2**40,
+    }
+    made.update(changes)
+    return {k: v for k, v in made.items() if v is not None}
+
+
+def model(folder: Path, tensors: Files, **config: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("base", 0), ("a", 1), ("b", 2)):
+        model(tmp_path / name, leaves(seed))
+    (tmp_path / "recipe.yml").write_text(TIES)
+    return tmp_path
+
+
+TIES = """
+merge_method: ties
+base_model: ./base
+models:
+  - {model: ./a, parameters: {weight: 1.0, density: 0.5}}
+  - {model: ./b, parameters: {weight: 0.5, density: 0.5}}
+"""
+OURS = "sources: {a: ./a, b: ./b, base: ./base}\nmodels: [a, b]\nbase: base\nsteps:\n  - merge.ties: {density: 0.5}\n"
+
+
+def fails(here: Path, capsys: pytest.CaptureFixture[str], *words: str, args: tuple[str, ...] = ()) -> str:
+    """Runs recipe.yml into out; it must fail in one line that has all words and leave nothing."""
+    code = main(["run", "recipe.yml", "out", *args])
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert error.startswith("wspace: error: ") and error.count("\n") == 1 and "Traceback" not in error
+    assert [word for word in words if word not in error] == [], error
+    assert not (here / "out").exists()
+    assert [p.name for p in here.iterdir() if p.name.startswith(".")] == []
+    return error
+
+
+def runs(*args: str) -> None:
+    assert main(["run", "recipe.yml", "out", "--quiet", *args]) == 0
+
+
+TREES: dict[int, list[tuple[Files, tuple[str, ...]]]] = {
+    1: [
+        (leaves(2, **{"layers.0.bias": None}), ("lacks layers.0.bias",)),
+        (leaves(2, extra=np.ones(2, np.float32)), ("has also extra",)),
+    ],
+    2: [
+        (leaves(2, **{"layers.0.weight": np.ones((4, 6), np.float32)}), ("layers.0.weight", "(6, 4)", "transposed")),
+        (leaves(2, **{"layers.0.weight": np.ones((7, 4), np.float32)}), ("(6, 4)", "(7, 4)", "vocabulary")),
+    ],
+    3: [(leaves(2, **{"layers.0.bias": np.ones(1, np.float32)}), ("layers.0.bias", "(6,)", "(1,)"))],
+    5: [(leaves(2, ids=np.arange(5, dtype=np.int64)), ("ids", "disagree"))],
+    6: [
+        (leaves(2, **{"layers.0.bias": np.array([0, 1, np.nan, np.inf, 0, 0], np.float32)}),
+         ("b: layers.0.bias", "2 of 6", "(2,)", "--allow-nonfinite")),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fault", "case"), [(n, i) for n, cases in TREES.items() for i in range(len(cases))])
+def test_trees_that_do_not_fit(here: Path, capsys: pytest.CaptureFixture[str], fault: int, case: int) -> None:
+    tensors, words = TREES[fault][case]
+    model(here / "b", tensors)
+    fails(here, capsys, *words)
+
+
+def test_fault_4_dtypes_differ(here: Path) -> None:
+    """Merged in float32, written in the first model's dtype."""
+    mixed = leaves(2)
+    mixed["layers.0.weight"] = mixed["layers.0.weight"].astype(ml_dtypes.bfloat16)
+    model(here / "b", mixed)
+    runs()
+    from wspace.io import open_checkpoint
+
+    assert open_checkpoint(here / "out").specs["layers.0.weight"].dtype == np.float32
+
+
+def test_fault_6_allowed(here: Path) -> None:
+    model(here / "b", leaves(2, **{"layers.0.bias": np.full(6, np.nan, np.float32)}))
+    runs("--allow-nonfinite")
+
+
+def test_fault_7_zero_task_vectors(here: Path) -> None:
+    for name in "ab":
+        model(here / name, leaves(0))
+    runs()
+    from wspace.io import open_checkpoint
+
+    for name, leaf in open_checkpoint(here / "out").items():
+        np.testing.assert_array_equal(leaf, leaves(0)[name])
+
+
+def test_fault_8_empty_and_scalar_leaves(here: Path) -> None:
+    extra = {"none": np.zeros((0, 3), np.float32), "scalar": np.array(2.5, np.float32)}
+    for name, seed in (("base", 0), ("a", 1), ("b", 2)):
+        model(here / name, leaves(seed, **extra))
+    runs()
+    from wspace.io import open_checkpoint
+
+    out = open_checkpoint(here / "out")
+    assert out["none"].shape == (0, 3) and out["scalar"] == np.float32(2.5)
+
+
+def test_fault_9_names_are_printed_safely(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model(here / "b", leaves(2, **{"evil\x1b[31m\n../x": np.ones(1, np.float32)}))
+    assert "\x1b" not in fails(here, capsys, "\\x1b[31m\\n../x")
+
+
+def broken(folder: Path, change: Callable[[bytes], bytes]) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(change(file.read_bytes()))
+
+
+BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "12 empty": (lambda b: b"", "b/model.safetensors"),
+    "12 seven bytes": (lambda b: b"1234567", "b/model.safetensors"),
+    "12 no json": (lambda b: (8).to_bytes(8, "little") + b"no json!", "b/model.safetensors"),
+    "13 header of 2^63": (lambda b: (2**63).to_bytes(8, "little") + b[8:], "header"),
+    "13 header beyond the file": (lambda b: (10**6).to_bytes(8, "little") + b[8:], "header"),
+    "14 trailing bytes": (lambda b: b + b"1234", "b/model.safetensors"),
+    "15 shape and bytes disagree": (lambda b: b.replace(b"[6,4]", b"[6,5]"), "layers.0.weight"),
+    "16 duplicate key": (lambda b: renamed(b), "layers.0.bias"),
+    "17 truncated": (lambda b: b[:-7], "bytes"),
+    "19 unknown dtype": (lambda b: b.replace(b'"I64"', b'"F4" '), "b/model.safetensors"),
+}
+
+
+def renamed(raw: bytes) -> bytes:
+    """The header with one tensor's name twice."""
+    size = int.from_bytes(raw[:8], "little")
+    entry = b'{"layers.0.bias":{"dtype":"F32","shape":[6],"data_offsets":[0,0]},'
+    header = entry + raw[8 : 8 + size].lstrip()[1:]
+    return len(header).to_bytes(8, "little") + header + raw[8 + size :]
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files(here: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    change, word = BROKEN[case]
+    broken(here / "b", change)
+    fails(here, capsys, word)
+
+
+def test_fault_18_flipped_bit(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs()
+    file = here / "out" / "model.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    assert main(["verify", "out"]) == 2
+    assert "layers.0.weight" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("weights", "word"),
+    [
+        ({"layers.0.weight": "../outside.safetensors"}, "outside"),
+        ({"layers.0.weight": "/etc/passwd"}, "passwd"),
+        ({"layers.0.weight": "https://example.org/x.safetensors"}, "x.safetensors"),
+        ({"layers.0.weight": "gone.safetensors", "x": "gone2.safetensors"}, "gone2.safetensors"),
+        ({"absent": "part.safetensors"}, "absent"),
+    ],
+    ids=["20 parent", "20 absolute", "20 url", "21 missing shard", "21 missing tensor"],
+)
+def test_index_attacks(here: Path, capsys: pytest.CaptureFixture[str], weights: dict[str, str], word: str) -> None:
+    (here / "b" / "model.safetensors").rename(here / "b" / "part.safetensors")
+    (here / "b" / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+    fails(here, capsys, word)
+
+
+def test_fault_22_tensor_in_two_shards(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = leaves(2)
+    save_file(tensors, here / "b" / "one.safetensors")
+    save_file({"ids": tensors["ids"]}, here / "b" / "two.safetensors")
+    (here / "b" / "model.safetensors").unlink()
+    where = {name: "one.safetensors" for name in tensors} | {"ids": "two.safetensors"}
+    (here / "b" / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    fails(here, capsys, "ids", "one.safetensors")
+
+
+def test_fault_23_pickles(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "b" / "model.safetensors").rename(here / "b" / "pytorch_model.bin")
+    fails(here, capsys, "pytorch_model.bin", "pickle")
+
+
+RECIPES = {
+    "24 unknown key": (TIES.replace("models:", "modles:"), ("recipe.yml:", "modles", "models")),
+    "24 unknown method": (TIES.replace("ties", "tiess"), ("recipe.yml:2", "tiess", "ties")),
+    "24 unknown parameter": (TIES.replace("density", "densty"), ("densty", "density")),
+    "24 out of range": (TIES.replace("density: 0.5", "density: 1.5"), ("1.5",)),
+    "24 wrong type": (TIES.replace("density: 0.5", "density: much"), ("much",)),
+    "24 our step": (OURS.replace("merge.ties", "merge.tise"), ("merge.tise", "merge.ties")),
+    "24 our argument": (OURS.replace("density", "dense"), ("dense", "density")),
+    "25 duplicate key": (TIES + "merge_method: linear\n", ("merge_method", "recipe.yml:7", "2")),
+    "25 object": (TIES + "name: !!python/object:os.system {}\n", ("python/object",)),
+    "25 large": (TIES + "#" * 1_100_000, ("1100163 bytes", "1000000")),
+    "26 weights of zero": (TIES.replace("0.5, density", "-1.0, density"), ("zero",)),
+    "26 base among the models": (OURS.replace("[a, b]", "[a, base]"), ("base",)),
+    "27 hub name": (TIES.replace("./b", "meta/llama"), ("meta/llama", "folder")),
+    "27 url": (OURS.replace("./b", "https://example.org/b"), ("https://example.org/b",)),
+}
+
+
+@pytest.mark.parametrize("case", RECIPES)
+def test_bad_recipes(here: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    text, words = RECIPES[case]
+    (here / "recipe.yml").write_text(text)
+    fails(here, capsys, *words)
+
+
+def test_fault_25_a_number_in_exponent_form(here: Path) -> None:
+    (here / "recipe.yml").write_text(TIES.replace("density: 0.5", "density: 5e-1"))
+    runs()
+
+
+def test_fault_26_density_one_is_the_identity_for_one_model(here: Path) -> None:
+    (here / "recipe.yml").write_text(OURS.replace("[a, b]", "[a]").replace("0.5", "1.0"))
+    runs()
+    from wspace.io import open_checkpoint
+
+    out, a = open_checkpoint(here / "out"), open_checkpoint(here / "a")
+    for name in a:
+        np.testing.assert_allclose(out[name], a[name], rtol=0, atol=4e-7)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_fault_30_no_permission(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here.chmod(0o500)
+    try:
+        assert main(["run", "recipe.yml", "out"]) == 2
+        assert "permission" in capsys.readouterr().err.lower()
+    finally:
+        here.chmod(0o700)
+
+
+def test_fault_30_too_little_room(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    usage = shutil.disk_usage(here)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
+    fails(here, capsys, "10 are free")
+
+
+def test_fault_31_output_exists_or_is_an_input(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs()
+    before = (here / "out" / "model.safetensors").read_bytes()
+    assert main(["run", "recipe.yml", "out"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["run", "recipe.yml", "a", "--overwrite"]) == 2
+    assert "is the input" in capsys.readouterr().err
+    runs("--overwrite")
+    assert (here / "out" / "model.safetensors").read_bytes() == before
+
+
+def test_fault_32_an_input_changes_meanwhile(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wspace.app import execute
+
+    real = execute.stream
+
+    def meddle(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        broken(here / "a", lambda b: b + b"more")
+
+    monkeypatch.setattr(execute, "stream", meddle)
+    fails(here, capsys, "a/model.safetensors", "changed")
+
+
+SLOW = """
+import sys, time
+from wspace.app import execute, cli
+real = execute.stream
+def wait(*args, **kwargs):
+    print("running", flush=True)
+    time.sleep(30)
+    real(*args, **kwargs)
+execute.stream = wait
+sys.exit(cli.main(["run", "recipe.yml", "out", "--quiet"]))
+"""
+
+
+@pytest.mark.parametrize(("signal", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_fault_38_signals_clean_up(here: Path, signal: str, code: int) -> None:
+    import signal as signals
+
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLOW], cwd=here, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert child.stdout is not None and child.stdout.readline() == b"running\n"
+    assert [p.name for p in here.iterdir() if p.name.startswith(".out")], "nothing was being written"
+    child.send_signal(getattr(signals, signal))
+    assert child.wait(20) == code
+    assert not [p.name for p in here.iterdir() if "out" in p.name]
+
+
+def test_fault_39_a_rerun_is_byte_identical(here: Path) -> None:
+    (here / "recipe.yml").write_text(TIES.replace("merge_method: ties", "merge_method: dare_ties"))
+    runs()
+    first = {p.name: p.read_bytes() for p in (here / "out").rglob("*") if p.is_file()}
+    runs("--overwrite")
+    assert {p.name: p.read_bytes() for p in (here / "out").rglob("*") if p.is_file()} == first
+
+
+def test_fault_45_unfinished_orbax(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in (here / "b").iterdir():
+        file.unlink()
+    (here / "b" / "d").mkdir()
+    fails(here, capsys, "b", "not recognised")
+
+
+def test_fault_46_companions_come_from_the_base(here: Path) -> None:
+    model(here / "b", leaves(2), hidden=7)
+    runs()
+    assert json.loads((here / "out" / "config.json").read_text()) == {"model_type": "bert"}
+    assert (here / "out" / "tokenizer.json").read_text() == "{}"
+    assert "hidden" in (here / "out" / "report.html").read_text()
+
+
+def test_fault_47_a_package_that_is_not_installed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "recipe.yml").write_text(OURS.replace("base: ./base", "base: {package: no_such_model}"))
+    fails(here, capsys, "no_such_model", "pip install")
+
+
+def test_fault_48_the_package_opens_no_connection() -> None:
+    """No module of the package imports a network client; see also test_style."""
+    clients = "('requests', 'httpx', 'huggingface_hub')"
+    code = f"import sys, wspace.app.cli, wspace.io, wspace.app.load; print([m for m in {clients} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,52 @@
+"""Checkpoints on disk: lazy mappings in, sinks that appear whole or not at all out. Imports no jax."""
+
+from wspace.io.checkpoint import open_checkpoint
+from wspace.io.companions import (
+    Difference,
+    companions,
+    config_differences,
+    copy_companions,
+    model_card,
+    write_card,
+)
+from wspace.io.dtypes import Spec
+from wspace.io.load import load, save
+from wspace.io.names import Flat, Structure, flatten_names, nest_names
+from wspace.io.orbax import OrbaxCheckpoint, open_orbax, write_orbax
+from wspace.io.restore import read_like
+from wspace.io.safetensors import SafetensorsFile, SafetensorsFolder
+from wspace.io.source import Checkpoint
+from wspace.io.stage import staged_folder
+from wspace.io.verify import Report, digest, verify
+from wspace.io.writer import FolderSink, write_folder, write_tree
+
+__all__ = [
+    "Checkpoint",
+    "Difference",
+    "Flat",
+    "FolderSink",
+    "OrbaxCheckpoint",
+    "Report",
+    "SafetensorsFile",
+    "SafetensorsFolder",
+    "Spec",
+    "Structure",
+    "companions",
+    "config_differences",
+    "copy_companions",
+    "digest",
+    "flatten_names",
+    "load",
+    "model_card",
+    "nest_names",
+    "open_checkpoint",
+    "open_orbax",
+    "read_like",
+    "save",
+    "staged_folder",
+    "verify",
+    "write_card",
+    "write_folder",
+    "write_orbax",
+    "write_tree",
+]

@@ -1,0 +1,68 @@
+"""A whole checkpoint as a tree in memory, its quantized and reparameterized leaves as the nodes they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wspace.core.errors import FormatError, printable
+from wspace.io.checkpoint import open_checkpoint
+
+NODES = "wspace_nodes"  # the metadata key under which a run notes what its Implicit leaves were
+
+
+def load(path: str | Path) -> Any:
+    """The tree at a path: containers, dtypes and ties as they were saved, Implicit leaves as Implicit nodes.
+
+    Arrays are NumPy views of the files, read when they are used. `ws.materialize(load(path))` has plain arrays only.
+
+    Raises:
+      FormatError: no checkpoint, a damaged one, or a kind of leaf that this version does not know.
+    Example:
+      >>> import tempfile, jax.numpy as jnp, wspace as ws
+      >>> folder = tempfile.mkdtemp() + "/out"
+      >>> save(folder, {"kernel": ws.quant.rtn(bits=4)({"kernel": jnp.ones((4, 2))})["kernel"]})
+      >>> type(load(folder)["kernel"]).__name__
+      'QTensor'
+    """
+    checkpoint = open_checkpoint(path)
+    return with_nodes(checkpoint.tree(), checkpoint.metadata.get(NODES), str(path))
+
+
+def save(path: str | Path, tree: Any, **options: Any) -> None:
+    """Write a tree as a safetensors folder; Implicit leaves as their parts. Options as for `write_tree`."""
+    from wspace.core.containers import as_params
+    from wspace.core.implicit import Implicit
+    from wspace.core.stored import facts_of, parts_of
+    from wspace.io.writer import write_tree
+
+    params = as_params(tree)
+    nodes = {_dotted(p): facts_of(x) for p, x in params.leaves.items() if isinstance(x, Implicit)}
+    notes = {**options.pop("metadata", {}), **({NODES: json.dumps(nodes, sort_keys=True)} if nodes else {})}
+    write_tree(path, params.rebuild({p: parts_of(x) for p, x in params.leaves.items()}), metadata=notes, **options)
+
+
+def with_nodes(tree: Any, noted: str | None, shown: str) -> Any:
+    """A tree with the dicts that stand for Implicit nodes replaced by the nodes."""
+    if noted is None:
+        return tree
+    from wspace.core.containers import as_params
+    from wspace.core.stored import from_parts
+
+    try:
+        nodes = json.loads(noted)
+        inside = as_params(tree).leaves
+        stops = {path[:n] for path in inside for n in range(1, len(path)) if _dotted(path[:n]) in nodes}
+        params = as_params(tree, stop=stops)
+        made = {p: from_parts(x, nodes[_dotted(p)]) if p in stops else x for p, x in params.leaves.items()}
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as problem:
+        raise FormatError(
+            f"{printable(shown)}: its note on quantized leaves is damaged: {printable(problem)}"
+        ) from problem
+    return params.rebuild(made) if isinstance(tree, Mapping | list | tuple) else tree
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    return ".".join(map(str, path))

@@ -1,0 +1,243 @@
+"""safetensors out: a sink that takes leaves in any order and becomes a checkpoint only when it is whole.
+
+    with write_folder("out", specs, inputs=[source]) as sink:
+        for name in specs:
+            sink[name] = transform(source[name])
+
+The headers are known from the specs, so each leaf goes straight to its place: one leaf in memory, nothing rewritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wspace.core.errors import FormatError, IntegrityError, TreeMismatch, listed, nearest, printable
+from wspace.io.dtypes import CHUNK, Spec, array_of, chunks, spec_of, stored
+from wspace.io.header import OURS, Layout, as_text, lay_out, notes_of
+from wspace.io.manifest import Manifest, digests_of, files_in, write_manifest
+from wspace.io.names import Structure, flatten_names
+from wspace.io.safetensors import INDEX, SINGLE, SafetensorsFolder
+from wspace.io.source import Checkpoint
+from wspace.io.stage import staged_folder
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class FolderSink:
+    """Takes each leaf once, in any order, and may be used from several threads.
+
+    Attributes:
+      specs: what was announced; nothing is cast to fit it.
+      directory: the folder while it is hidden. Files put there (config, recipe, report) become visible with the leaves.
+      record: JSON-ready facts for the manifest, such as the recipe and the digests of the inputs.
+    """
+
+    def __init__(
+        self, directory: Path, specs: dict[str, Spec], files: dict[str, Layout], structure: Structure | None
+    ) -> None:
+        self.directory = directory
+        self.specs = specs
+        self.record: dict[str, Any] = {}
+        self._files = files
+        self._structure = structure
+        self._where = {name: file for file, layout in files.items() for name in layout.entries}
+        self._digests: dict[str, Future[str]] = {}
+        self._hasher = ThreadPoolExecutor(1, "wspace-digest")
+        for file, layout in files.items():
+            handle = os.open(directory / file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                _write_at(handle, np.frombuffer(layout.header, np.uint8), 0)
+            finally:
+                os.close(handle)
+
+    def __setitem__(self, name: str, leaf: Any) -> None:
+        if name not in self.specs:
+            raise TreeMismatch(f"leaf '{printable(name)}' was not announced.{nearest(name, self.specs)}")
+        if name in self._digests:
+            raise TreeMismatch(f"leaf '{printable(name)}' was written already; each leaf is written once")
+        data = stored(array_of(name, leaf, self.specs[name]))
+        path = self.directory / self._where[name]
+        start = self._files[self._where[name]].entries[name].start
+        handle = os.open(path, os.O_RDWR)
+        try:
+            for at, piece in zip(range(start, start + data.size, CHUNK), chunks(data), strict=True):
+                _write_at(handle, piece, at)
+                if not _reads_back(handle, piece, at):
+                    raise IntegrityError(
+                        f"{printable(path)}: leaf '{printable(name)}' reads back other than it was written"
+                    )
+        finally:
+            os.close(handle)
+        self._digests[name] = self._hasher.submit(_digest_at, path, start, data.size)
+
+    def missing(self) -> list[str]:
+        """Leaves that were announced and not yet written."""
+        return [name for name in self.specs if name not in self._digests]
+
+    def checkpoint(self) -> SafetensorsFolder:
+        """What was written, to be read while the folder is still hidden; every leaf must be there."""
+        if missing := self.missing():
+            raise TreeMismatch(f"{len(missing)} of {len(self.specs)} leaves were not written: {listed(missing)}")
+        if list(self._files) != [SINGLE]:
+            self._write_index()
+        source = SafetensorsFolder(self.directory)
+        if source.specs != self.specs:
+            raise IntegrityError(f"{printable(self.directory)}: the headers read back other than they were written")
+        return source
+
+    def _close(self) -> None:
+        self._hasher.shutdown(wait=True, cancel_futures=True)
+
+    def _finish(self) -> None:
+        self.checkpoint()
+        digests = {name: future.result() for name, future in self._digests.items()}
+        heads = {f: (lay.size, _digest_at(self.directory / f, 0, len(lay.header))) for f, lay in self._files.items()}
+        others = digests_of(self.directory, [name for name in files_in(self.directory) if name not in heads])
+        extra = {"record": self.record} if self.record else {}
+        write_manifest(self.directory, Manifest("safetensors", self.specs, digests, {**heads, **others}, extra))
+
+    def _write_index(self) -> None:
+        total = sum(spec.nbytes for spec in self.specs.values())
+        notes = {"total_size": total} | ({OURS: as_text({"tree": self._structure})} if self._structure else {})
+        fields = {"metadata": notes, "weight_map": dict(sorted(self._where.items()))}
+        (self.directory / INDEX).write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def write_folder(
+    path: str | Path,
+    specs: Mapping[str, Any],
+    *,
+    structure: Structure | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    shard_size: int | str = "5GB",
+    overwrite: bool = False,
+    inputs: Iterable[Any] = (),
+) -> Iterator[FolderSink]:
+    """A safetensors folder as a sink; it becomes visible when the block ends and every leaf is there.
+
+    Args:
+      path: the folder to be.
+      specs: name -> Spec, (shape, dtype), or anything with both, such as an array or a ShapeDtypeStruct.
+      structure: how the names nest, from `flatten_names` or a checkpoint's `structure`.
+      metadata: text by name for the files' own metadata; other values become JSON. "format" is "pt" unless given.
+      shard_size: most bytes of data in one file, as 5GB (10^9), 5GiB (2^30) or a number. A larger leaf is alone.
+      overwrite: replace the checkpoint that is there. It stays whole until the new one is.
+      inputs: paths or checkpoints read meanwhile, never written over.
+
+    Example:
+      >>> import tempfile
+      >>> folder = tempfile.mkdtemp() + "/out"
+      >>> with write_folder(folder, {"w": ((2,), "float32")}) as sink:
+      ...     sink["w"] = np.ones(2, np.float32)
+      >>> SafetensorsFolder(folder)["w"]
+      array([1., 1.], dtype=float32)
+    """
+    known = {name: spec_of(name, specs[name]) for name in sorted(_checked_names(specs))}
+    notes = {"format": "pt"} | notes_of(metadata or {})
+    files = _cut(known, _bytes_in(shard_size), notes, structure)
+    needs = sum(layout.size for layout in files.values())
+    with staged_folder(path, overwrite=overwrite, inputs=inputs, needs=needs) as folder:
+        sink = FolderSink(folder, known, files, structure)
+        try:
+            yield sink
+            sink._finish()
+        finally:
+            sink._close()
+
+
+def write_tree(path: str | Path, tree: Any, **options: Any) -> None:
+    """Writes a tree of arrays, or a whole checkpoint leaf by leaf, as a safetensors folder; options as `write_folder`.
+
+    Example:
+      >>> import tempfile
+      >>> folder = tempfile.mkdtemp() + "/out"
+      >>> write_tree(folder, {"a": [np.ones(1), (np.zeros((0, 3)),)]})
+      >>> SafetensorsFolder(folder).tree()
+      {'a': [array([1.]), (array([], shape=(0, 3), dtype=float64),)]}
+    """
+    if isinstance(tree, Checkpoint):
+        leaves: Mapping[str, Any] = tree
+        specs, structure = tree.specs, tree.structure
+        options = {"inputs": [tree], "metadata": notes_of(tree.metadata)} | options
+    else:
+        leaves, structure = flatten_names(tree)
+        specs = {name: spec_of(name, leaf) for name, leaf in leaves.items()}
+    with write_folder(path, specs, structure=structure, **options) as sink:
+        for name in specs:
+            sink[name] = leaves[name]
+
+
+def _checked_names(specs: Mapping[str, Any]) -> list[str]:
+    for name in specs:
+        if not isinstance(name, str):
+            raise FormatError(
+                f"leaf name {name!r} is a {type(name).__name__}, not text; flatten_names makes names of keys"
+            )
+        if name == "__metadata__":
+            raise FormatError("a leaf cannot be named '__metadata__': safetensors keeps its own notes there; rename it")
+        if any("\ud800" <= c <= "\udfff" for c in name):
+            raise FormatError(f"leaf name '{printable(name)}' is not valid unicode; rename it")
+    return list(specs)
+
+
+def _bytes_in(size: int | str) -> int:
+    """
+    >>> _bytes_in("5GB"), _bytes_in("1.5 KiB"), _bytes_in(7)
+    (5000000000, 1536, 7)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    number = float(found[1]) * UNITS.get(found[2].upper(), 0) if found else 0
+    if number < 1:
+        raise FormatError(f"shard_size {size!r} is not a size; write it as 5GB, 500MiB or a number of bytes")
+    return int(number)
+
+
+def _cut(specs: dict[str, Spec], most: int, notes: Mapping[str, str], structure: Structure | None) -> dict[str, Layout]:
+    """Leaves to files, in the order of their names."""
+    shards: list[dict[str, Spec]] = [{}]
+    size = 0
+    for name, spec in specs.items():
+        if shards[-1] and size + spec.nbytes > most:
+            shards.append({})
+            size = 0
+        shards[-1][name] = spec
+        size += spec.nbytes
+    if len(shards) == 1:
+        return {SINGLE: lay_out(specs, notes, {"tree": structure} if structure else {}, SINGLE)}
+    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    return {name: lay_out(shard, notes, {}, name) for name, shard in zip(names, shards, strict=True)}
+
+
+def _write_at(handle: int, data: np.ndarray[Any, Any], at: int) -> None:
+    view = data.data
+    while view:
+        done = os.pwrite(handle, view, at)
+        view, at = view[done:], at + done
+
+
+def _reads_back(handle: int, data: np.ndarray[Any, Any], at: int) -> bool:
+    back = bytearray(data.size)
+    return os.preadv(handle, [back], at) == data.size and back == data.data
+
+
+def _digest_at(path: Path, start: int, size: int) -> str:
+    """sha256 of a part of a file, read and not mapped: what is hashed is what the file gives back."""
+    digest = hashlib.sha256()
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        for at in range(start, start + size, CHUNK):
+            digest.update(os.pread(handle, min(CHUNK, start + size - at), at))
+    finally:
+        os.close(handle)
+    return digest.hexdigest()
