@@ -49,7 +49,7 @@ def test_every_transform_has_a_row() -> None:
 def test_every_gradient_transformation_has_a_row() -> None:
     made = factories("GradientTransformation") | factories("GradientTransformationExtraArgs")
     if made:
-        rows = import_module("tests.optim.rows").OPTAX_ROWS
+        rows = import_module("tests.optax_rows").OPTAX_ROWS
         assert made.keys() - {r.name.partition("(")[0] for r in rows} == set()
 
 

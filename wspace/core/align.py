@@ -29,6 +29,9 @@ class ByPath(Mapping[Path, Leaf]):
     def __getitem__(self, path: Path) -> Leaf:
         return self.source[self.names[path]]
 
+    def __contains__(self, path: object) -> bool:
+        return path in self.names  # the default of Mapping would read the leaf
+
     def __iter__(self) -> Iterator[Path]:
         return iter(self.names)
 
