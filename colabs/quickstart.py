@@ -50,7 +50,7 @@ errors = jax.vmap(lambda s: jnp.linalg.norm(ws.prune.magnitude(s)(w)["kernel"] -
 plt.figure(figsize=(5, 2.5))
 plt.plot(sparsities, errors)
 plt.xlabel("sparsity")
-plt.ylabel("distance");
+plt.ylabel("distance")
 
 # %% [markdown]
 # ## A model: three fine-tunes of one base
@@ -99,7 +99,7 @@ ts = jnp.linspace(0, 1.5, 16)
 plt.figure(figsize=(5, 2.5))
 plt.plot(ts, [accuracy(path(t)) for t in ts], marker="o", ms=3)
 plt.xlabel("t: 0 is the base, 1 the merged model")
-plt.ylabel("test accuracy");
+plt.ylabel("test accuracy")
 
 # %% [markdown]
 # ## A method of your own

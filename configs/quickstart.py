@@ -5,8 +5,9 @@ some of the others. One composed Transform makes one small model of the three.
 
     wspace run configs/quickstart.py out/quickstart
 
-Hardware: 2 CPU cores. Time: 15 s, 5 s of it training. Data: scikit-learn's digits, nothing is downloaded.
-Expected accuracy on the 360 test images, seed 0: see the table the run prints; `tests/test_quickstart.py` holds it.
+Hardware: 2 CPU cores. Time: 12 s, 4 s of it training. Data: scikit-learn's digits, nothing is downloaded.
+Expected accuracy on the 360 test images (jax 0.10.2, CPU): base 0.867, fine-tunes 0.858 to 0.886, merged 0.939, then
+0.917 with half of the kernels' weights zero and 0.908 in 4 bits, at a sixth of the size.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def like(tree: Any, rng: np.random.Generator) -> Any:
 def weights(tree: Any, dtype: Any = np.float64) -> Leaves:
     """Floating leaves (Implicit ones materialized) by shown path, as numpy float64."""
     leaves = as_params(ws.materialize(tree)).leaves
-    return {show(p): np.asarray(jnp.asarray(x)).astype(dtype) for p, x in leaves.items() if is_weight(x)}
+    return {show(p): np.asarray(x).astype(dtype) for p, x in leaves.items() if is_weight(x)}
 
 
 def expected(row: Row, trees: Sequence[Any], given: Mapping[str, Any], **changes: Any) -> Leaves:

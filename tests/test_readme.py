@@ -43,11 +43,16 @@ def test_python_blocks_run_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: P
             exec(compile("\n" * (line - 1) + block, str(README), "exec"), namespace)
 
 
-def test_bash_blocks_name_real_commands() -> None:
+def test_bash_blocks_name_real_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Parsed in a folder that has the recipes, and everything that a shown command reads from out/."""
     from wspace.app import cli
 
     found = commands(README.read_text(encoding="utf-8"))
     assert found, "README.md has no ```bash block with a wspace command"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for word in {word for arguments in found for word in arguments if word.startswith("out/")}:
+        (tmp_path / word).mkdir(parents=True)
     for arguments in found:
         try:
             cli.parser()[0].parse_args(arguments)

@@ -45,18 +45,18 @@ _CORE = {
 __all__ = [*_CORE, *_ROOMS]
 
 if TYPE_CHECKING:
-    from wspace import average as average
-    from wspace import data as data
-    from wspace import init as init
-    from wspace import interpolate as interpolate
-    from wspace import io as io
-    from wspace import measure as measure
-    from wspace import merge as merge
-    from wspace import optim as optim
-    from wspace import prune as prune
-    from wspace import quant as quant
-    from wspace import reparam as reparam
-    from wspace import stats as stats
+    import wspace.average as average
+    import wspace.data as data
+    import wspace.init as init
+    import wspace.interpolate as interpolate
+    import wspace.io as io
+    import wspace.measure as measure
+    import wspace.merge as merge
+    import wspace.optim as optim
+    import wspace.prune as prune
+    import wspace.quant as quant
+    import wspace.reparam as reparam
+    import wspace.stats as stats
     from wspace.core.axes import Axes as Axes
     from wspace.core.axes import Axis as Axis
     from wspace.core.compose import around_base as around_base

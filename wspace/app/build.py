@@ -15,7 +15,7 @@ from wspace.core.transform import Transform
 
 
 class Work(NamedTuple):
-    """Names of the models that go in and of their base, and the stages, each `(label, Transform)`; the first takes all."""
+    """Names of the models and of their base, and the stages, each `(label, Transform)`; the first takes all models."""
 
     models: tuple[str, ...]
     base: str | None

@@ -141,9 +141,9 @@ def _with_recipe(arguments: argparse.Namespace) -> int:
 
 
 def _plain(arguments: argparse.Namespace) -> int:
-    from wspace.app import commands
+    from wspace.app.commands import run
 
-    return int(commands.run(arguments))
+    return run(arguments)
 
 
 def _existing(text: str) -> Path:

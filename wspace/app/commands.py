@@ -44,7 +44,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     if result.scores:
         show(console, scores_table(result), "Scores")
     if len(result.ledger) <= 30:
-        show(console, ledger_table(result), f"Ledger against {job.reference.label}", SHORT)
+        show(console, ledger_table(result.ledger), f"Ledger against {job.reference.label}", SHORT)
     for note in result.notes:
         console.print(f"note: {escape(note)}")
     console.print(escape(planned(job).summary()))
@@ -120,8 +120,8 @@ def _inspect(arguments: argparse.Namespace, console: Console) -> int:
     console.print(table)
     count = sum(int(np.prod(spec.shape)) for spec in source.specs.values())
     total = sum(spec.nbytes for spec in source.specs.values())
-    sick = f", [bold red]{bad} with NaN or infinity[/]" if bad else ""
-    console.print(f"{len(source.specs)} leaves, {count:,} numbers, {size(total)}{sick}")
+    warning = f", [bold red]{bad} with NaN or infinity[/]" if bad else ""
+    console.print(f"{len(source.specs)} leaves, {count:,} numbers, {size(total)}{warning}")
     return 0
 
 
@@ -136,8 +136,7 @@ def statistics(leaf: np.ndarray[Any, Any]) -> tuple[str, str, str, str, int]:
 
 
 def _diff(arguments: argparse.Namespace, console: Console) -> int:
-    from wspace.app.records import ledger_rows
-    from wspace.app.report import Table as Cells
+    from wspace.app.records import ledger_table
     from wspace.core.errors import TreeMismatch, listed
     from wspace.io import open_checkpoint
     from wspace.measure import compare
@@ -153,9 +152,9 @@ def _diff(arguments: argparse.Namespace, console: Console) -> int:
     if not same:
         raise TreeMismatch(f"{arguments.first} and {arguments.second} share no leaf; {'; '.join(only)}")
     rows = [compare(name, a[name], b[name]) for name in same]
-    changed = [row for row in rows if row.max_error]
+    changed = [row for row in rows if row.changed]
     if changed:
-        show(console, Cells(*ledger_rows(changed)), f"{arguments.first} against {arguments.second}", SHORT)
+        show(console, ledger_table(changed), f"{arguments.first} against {arguments.second}", SHORT)
     console.print(f"{len(rows) - len(changed)} of {len(rows)} shared leaves have equal values")
     for line in (*only, *shapes):
         console.print(escape(printable(line)))

@@ -25,7 +25,7 @@ from wspace.core.transform import Transform, narrow
 from wspace.core.typing import Leaf, Progress
 from wspace.interpolate import segment
 from wspace.io import Checkpoint, FolderSink, flatten_names, nest_names, write_folder
-from wspace.measure import compare
+from wspace.measure import Entry, compare
 
 PATH = tuple(i / 10 for i in range(11))  # where the path from the base to the merged model is evaluated
 Track = Callable[[str], Progress]  # a name for what is going on -> its progress callback
@@ -106,13 +106,13 @@ def planned(job: Opened) -> Plan:
 class Result:
     """What a run found out, for the report and the table.
 
-    scores: stage -> metric -> number. path: t, and metric -> numbers, along base -> merged. ledger: base (or first model)
-    against the result, leaf by leaf. notes: what the user should know. files: that went through from the base.
+    scores: stage -> metric -> number. path: t, and metric -> numbers, along base -> merged. ledger: base (or first
+    model) against the result, leaf by leaf. notes: what the user should know. files: that went through from the base.
     """
 
     scores: dict[str, Mapping[str, float]] = field(default_factory=dict)
     path: tuple[list[float], dict[str, list[float]]] | None = None
-    ledger: list[Any] = field(default_factory=list)
+    ledger: list[Entry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
 
@@ -137,10 +137,8 @@ def run_recipe(recipe: Recipe, out: Path, track: Track, *, overwrite: bool = Fal
         {"wspace_nodes": json.dumps(made.nodes, sort_keys=True)} if made.nodes else {}
     )
     inputs = [w.source for w in job.sources.values() if isinstance(w.source, Checkpoint)]
-    with write_folder(
-        out, made.specs, structure=made.structure, metadata=notes, shard_size=recipe.output.shard_size, overwrite=overwrite,
-        inputs=inputs,
-    ) as sink:  # fmt: skip
+    options: dict[str, Any] = {"shard_size": recipe.output.shard_size, "overwrite": overwrite, "inputs": inputs}
+    with write_folder(out, made.specs, structure=made.structure, metadata=notes, **options) as sink:
         tee = Tee(sink, job, made, result, keep=recipe.evaluate is not None)
         stream(t, job.models, tee, key=job.key(t), progress=track("transform"), **job.sides())
         if recipe.evaluate is not None:
@@ -150,7 +148,7 @@ def run_recipe(recipe: Recipe, out: Path, track: Track, *, overwrite: bool = Fal
 
 
 class Tee(dict[str, Leaf]):
-    """What `stream` writes to: each leaf is checked, entered in the ledger, cast and stored; kept if it is evaluated."""
+    """What `stream` writes to: each leaf is checked, entered in the ledger, cast and stored; kept if evaluated."""
 
     def __init__(self, sink: FolderSink, job: Opened, made: Expanded, result: Result, keep: bool) -> None:
         super().__init__()
@@ -199,8 +197,11 @@ def evaluate(job: Opened, last: Mapping[str, Leaf], result: Result, tell: Progre
         step(label)
     if job.work.base:
         line = segment(dict(job.sources[job.work.base].source), materialize(first))
-        points = [(t, score(line(t))) for t in PATH if step("path") is None]
-        result.path = ([t for t, _ in points], {m: [s[m] for _, s in points] for m in points[0][1]})
+        points: list[Mapping[str, float]] = []
+        for t in PATH:
+            points.append(score(line(t)))
+            step(f"path at {t:g}")
+        result.path = (list(PATH), {metric: [p[metric] for p in points] for metric in points[0]})
 
 
 def expanded(job: Opened, out: Mapping[str, Any]) -> Expanded:

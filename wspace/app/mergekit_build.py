@@ -1,4 +1,8 @@
-"""mergekit's methods as our transforms: one table; parameters that vary over tensors become a `route`."""
+"""mergekit's methods as our transforms: one table; parameters that vary over tensors become a `route`.
+
+Differs from mergekit: `rescale` of the DARE methods divides by the density, as the paper does; mergekit (0.1.4)
+restores each tensor's L1 norm instead. Masks are drawn by tensor name, so they are other masks than mergekit's.
+"""
 
 from __future__ import annotations
 

@@ -9,15 +9,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
-
 import wspace
 from wspace.app import plots
 from wspace.app.report import Block, Figure, Table, Text, page
 from wspace.core.errors import MissingExtra
-from wspace.core.plan import plan, size
-from wspace.io import Checkpoint, FolderSink, config_differences, copy_companions, digest, model_card, write_card
-from wspace.io import write_orbax
+from wspace.core.plan import HEAD as PLAN
+from wspace.core.plan import plan
+from wspace.io import (
+    Checkpoint,
+    FolderSink,
+    config_differences,
+    copy_companions,
+    digest,
+    model_card,
+    write_card,
+    write_orbax,
+)
+from wspace.measure.ledger import HEAD, Entry
 
 if TYPE_CHECKING:
     from wspace.app.execute import Opened, Result
@@ -61,7 +69,7 @@ def report(job: Opened, result: Result, title: str, digests: Mapping[str, Mappin
         sections.append(("Path from the base to the merged model", drawn))
     errors = {row.path: row.relative for row in result.ledger if row.relative is not None}
     drawn = _figure(lambda: plots.bars(errors, "relative distance to the reference"), DISTANCES)
-    sections.append((f"Ledger: what changed against {job.reference.label}", [*drawn, ledger_table(result)]))
+    sections.append((f"Ledger: what changed against {job.reference.label}", [*drawn, ledger_table(result.ledger)]))
     if result.notes:
         sections.append(("To know", [Text(note) for note in result.notes]))
     sections.append(("Plan", [Text(table.summary()), Table(PLAN, table.cells(), folded=True)]))
@@ -77,7 +85,6 @@ def report(job: Opened, result: Result, title: str, digests: Mapping[str, Mappin
     return page(title, lead + (f", base {job.work.base}" if job.work.base else ""), sections)
 
 
-PLAN = ("path", "steps", "shape", "dtype", "in", "out")
 SCORES = "Every source, then the result after each stage."
 ALONG = "Scores at (1 - t) base + t merged: a dip between the ends is a barrier."
 DISTANCES = "Per leaf, the Euclidean distance to the reference over the reference's length."
@@ -93,39 +100,9 @@ def scores_table(result: Result) -> Table:
     return Table(("", *metrics), rows)
 
 
-LEDGER = (
-    "path",
-    "shape",
-    "dtype",
-    "max error",
-    "relative",
-    "cosine",
-    "sign flips",
-    "zeros",
-    "size before",
-    "size after",
-)
-
-
-def ledger_table(result: Result) -> Table:
+def ledger_table(entries: Sequence[Entry]) -> Table:
     """One row a leaf; folded if there are many."""
-    return Table(*ledger_rows(result.ledger), folded=len(result.ledger) > 30)
-
-
-def ledger_rows(rows: Sequence[Any]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-    """Head and cells of ledger rows."""
-    cells = [
-        (
-            r.path, str(tuple(r.shape)), f"{r.dtype} -> {r.made}", _number(r.max_error), _number(r.relative), _number(r.cosine, 5),
-            str(r.sign_flips), _number(r.sparsity), size(r.bits_before / 8), size(r.bits_after / 8),
-        )
-        for r in rows
-    ]  # fmt: skip
-    return LEDGER, cells
-
-
-def _number(x: float | None, digits: int = 3) -> str:
-    return "" if x is None else f"{x:.{digits}g}"
+    return Table(HEAD, [e.cells() for e in entries], folded=len(entries) > 30)
 
 
 def _figure(draw: Any, caption: str) -> list[Block]:

@@ -9,15 +9,15 @@ from html import escape
 STYLE = """
 :root { --ink: #1c2330; --soft: #667085; --line: #e4e7ec; --tint: #f6f7f9; --accent: #2457c5; }
 * { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); font: 15px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
+body { margin: 0; background: #fff; color: var(--ink); font: 15px/1.55 system-ui, "Segoe UI", sans-serif; }
 main { max-width: 1040px; margin: 0 auto; padding: 40px 28px 80px; }
 h1 { font-size: 28px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
 h2 { font-size: 18px; margin: 44px 0 10px; }
 p { margin: 6px 0; max-width: 75ch; }
 .lead, figcaption, .note { color: var(--soft); }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; margin: 12px 0; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14px; }
-th, td { text-align: left; padding: 7px 12px; border-bottom: 1px solid var(--line); white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 13px; }
+th, td { text-align: left; padding: 6px 9px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { background: var(--tint); font-weight: 600; }
 tr:last-child td { border-bottom: 0; }
 td.n, th.n { text-align: right; }

@@ -64,8 +64,8 @@ def check_finite(leaf: Any, name: str, label: str) -> None:
         first = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), finite.shape))
         raise NonFinite(
             printable(
-                f"{label}: {name} has {int(np.sum(~finite))} of {finite.size} values that are NaN or infinite, the first "
-                f"at {first}; mend the checkpoint, or add --allow-nonfinite to let them through"
+                f"{label}: {name} has {int(np.sum(~finite))} of {finite.size} values that are NaN or infinite, the "
+                f"first at {first}; mend the checkpoint, or add --allow-nonfinite to let them through"
             )
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from wspace.core.axes import Axes
 from wspace.core.containers import as_params, show
 from wspace.core.implicit import stored_bits
 from wspace.core.run import prepare, shapes
+from wspace.core.table import html, text
 from wspace.core.transform import Transform
 from wspace.core.typing import Array, Path, Tree
 
@@ -68,15 +68,13 @@ class Plan(NamedTuple):
         ]
 
     def __str__(self) -> str:
-        table = [("path", "steps", "shape", "dtype", "in", "out"), *self.cells()]
-        widths = [max(len(row[i]) for row in table) for i in range(6)]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
-        return "\n".join([self.summary(), *lines])
+        return text(self.summary(), HEAD, self.cells())
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{h}</th>" for h in ("path", "steps", "shape", "dtype", "in", "out"))
-        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in self.cells())
-        return f"<p>{escape(self.summary())}</p><table><tr>{head}</tr>{body}</table>"
+        return html(self.summary(), HEAD, self.cells())
+
+
+HEAD = ("path", "steps", "shape", "dtype", "in", "out")
 
 
 def size(n: float) -> str:
@@ -104,7 +102,7 @@ def plan(t: Transform, *trees: Tree, key: Array | None = None, axes: Axes | None
     Raises:
       everything that running it would raise before its first read.
     """
-    sources: list[Mapping[Any, Any]] = [x if _lazy(x) else as_params(x).leaves for x in trees]
+    sources: list[Mapping[Any, Any]] = [x if is_lazy(x) else as_params(x).leaves for x in trees]
     key = jax.random.key(0) if key is None and "key" in t.needs else key
     work = prepare(t, sources, key=key, axes=axes, sides=sides)
     made = shapes(t, work, key)
@@ -123,5 +121,6 @@ def plan(t: Transform, *trees: Tree, key: Array | None = None, axes: Axes | None
     return Plan(t.name, t.passes, t.scope, tuple(row(path) for path in work.names))
 
 
-def _lazy(tree: Tree) -> bool:
+def is_lazy(tree: Tree) -> bool:
+    """Whether a tree is a checkpoint that knows its shapes, to be read a leaf at a time."""
     return isinstance(tree, Mapping) and hasattr(tree, "specs")

@@ -40,7 +40,7 @@ def elect_array(deltas: Sequence[Array], weights: Array, lam: Array | float, nor
 def elect(weights: Numbers | None = None, lam: Array | float = 1.0, normalize: bool = True) -> Transform:
     """The consensus of TIES on its own: the agreeing entries of n task vectors, averaged.
 
-    See `elect_array` for the formula and `ties` for the whole method; `dare(..., combine=elect())` is DARE-TIES.
+    See `elect_array` for the formula and `ties` for the whole method; `dare(..., consensus=elect)` is DARE-TIES.
 
     Scope: leaf (1 pass). Needs: nothing. Random: no. Output leaf: array, dtype of the first tree.
 

@@ -1,0 +1,58 @@
+"""Without this module every test on trained models would train its own: small digits classifiers, each trained once.
+
+All with the same number of steps, so that the training compiles once. Data: `wspace.data.digits`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wspace.data import digits, tasks
+
+STEPS = 200
+MODEL = tasks.classifier(width=32)
+
+
+def shifted(images: np.ndarray) -> np.ndarray:
+    """The scans moved down by one pixel."""
+    return np.roll(images.reshape(-1, 8, 8), 1, axis=1).reshape(-1, 64)
+
+
+def fit(params: Any, images: np.ndarray, labels: np.ndarray, seed: int) -> Any:
+    return tasks.train(MODEL.apply, params, images, labels, steps=STEPS, lr=3e-3, key=jax.random.key(seed))
+
+
+@cache
+def base(seed: int = 0) -> Any:
+    """Trained from its own initialization."""
+    start = MODEL.init(jax.random.key(100 + seed), jnp.zeros((1, 64)))
+    return fit(start, *digits.load("train"), seed)
+
+
+@cache
+def child(seed: int) -> Any:
+    """Trained on from `base()`, with other batches for each seed."""
+    return fit(base(), *digits.load("train"), 10 + seed)
+
+
+@cache
+def moved() -> Any:
+    """`base()`, fine-tuned on shifted scans."""
+    images, labels = digits.load("train")
+    return fit(base(), shifted(images), labels, 20)
+
+
+def loss(params: Any) -> jax.Array:
+    """On the training scans."""
+    return tasks.loss(MODEL.apply, params, *digits.load("train"))
+
+
+def accuracy(params: Any, images: np.ndarray | None = None) -> float:
+    """On the test scans."""
+    scans, labels = digits.load("test")
+    return float(tasks.accuracy(MODEL.apply, params, scans if images is None else images, labels))

@@ -1,0 +1,11 @@
+"""Measuring models: along paths, against each other, and by size."""
+
+from wspace.measure.barrier import Barrier as Barrier
+from wspace.measure.barrier import along as along
+from wspace.measure.barrier import barrier as barrier
+from wspace.measure.ledger import Entry as Entry
+from wspace.measure.ledger import Ledger as Ledger
+from wspace.measure.ledger import compare as compare
+from wspace.measure.ledger import ledger as ledger
+from wspace.measure.summary import Summary as Summary
+from wspace.measure.summary import summary as summary
