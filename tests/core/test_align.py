@@ -145,6 +145,11 @@ def test_side_trees_and_keys(make: Any, says: str) -> None:
         make()
 
 
+def test_a_deleted_side_tree_is_named() -> None:
+    with pytest.raises(TreeMismatch, match="w of side tree 'base' was deleted"):
+        ws.around_base(add(1.0))({"w": jnp.ones(3)}, base={"w": deleted()})
+
+
 def test_base_has_to_match_like_a_tree() -> None:
     with pytest.raises(TreeMismatch, match=r"w is \(2, 3\) in tree 1 and \(3, 2\) in base .*transposed"):
         ws.around_base(mean())({"w": W}, base={"w": W.T})

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import wspace as ws
 from tests.core.parts import KEY, add, mean, minus, noise, times, unit, unit_by_group, weigh
-from wspace.core.errors import SelectionError, SideTreeError
+from wspace.core.errors import SelectionError, ShapeError, SideTreeError
 
 A = {"x": {"kernel": jnp.array([1.0, -4.0]), "bias": jnp.array([8.0])}, "y": {"kernel": jnp.array([2.0, 5.0])}}
 B = {"x": {"kernel": jnp.array([3.0, 6.0]), "bias": jnp.array([-2.0])}, "y": {"kernel": jnp.array([0.0, 1.0])}}
@@ -167,6 +167,24 @@ def test_trees_and_parts_draw_apart() -> None:
     assert not np.any(np.isclose(two, alone)) and not np.any(np.isclose(two, second))
 
 
+def test_parts_of_nested_chains_draw_apart() -> None:
+    """Noise added by any two parts of any nesting is never the same noise: nothing adds up to twice one draw."""
+    zero, n = {"w": jnp.zeros(4)}, noise()
+    nests = [
+        lambda a, b, c: ws.chain(ws.chain(a, b), c),
+        lambda a, b, c: ws.chain(a, ws.chain(b, c)),
+        lambda a, b, c: ws.chain(ws.on("w", ws.chain(a, b)), c),
+        lambda a, b, c: ws.chain(ws.around_base(ws.chain(a, b)), c),
+        lambda a, b, c: ws.chain(ws.chain(ws.chain(a, b), c), ws.keep()),
+    ]
+    for nest in nests:
+        base = {"base": zero} if "base" in nest(n, n, n).needs else {}
+        keep = ws.leafwise("same", lambda x, ctx: x[0])
+        draws = [nest(*(n if i == j else keep for j in range(3)))(zero, key=KEY, **base)["w"] for i in range(3)]
+        for one, two in itertools.combinations(draws, 2):
+            assert not np.any(np.isclose(one, two)), nest(n, n, n).name
+
+
 @given(st.lists(st.sampled_from(range(4)), min_size=1, max_size=5), st.integers(0, 4))
 def test_any_chain_can_be_cut_anywhere(picks: list[int], cut: int) -> None:
     parts = [PARTS[i]() for i in picks]
@@ -202,6 +220,25 @@ def test_any_chain_can_be_cut_anywhere(picks: list[int], cut: int) -> None:
 def test_selectors_and_labels_that_miss(make: Any, says: str) -> None:
     with pytest.raises(SelectionError, match=says):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: ws.chain(add(1), mean(), minus()), "minus takes 2 trees, but in the chain mean before it leaves one"),
+        (lambda: ws.on("x", minus(), otherwise=add(1)), "must take the same number of trees.*on 2, otherwise 1"),
+    ],
+)
+def test_numbers_of_trees_that_do_not_fit(make: Any, says: str) -> None:
+    with pytest.raises(ShapeError, match=says):
+        make()
+
+
+def test_an_error_inside_a_transform_says_at_which_leaf() -> None:
+    broken = ws.leafwise("broken", lambda x, ctx: x[0].reshape(7))
+    with pytest.raises(TypeError, match="cannot reshape") as caught:
+        ws.chain(add(1), broken)(A)
+    assert caught.value.__notes__[0] == "add 1 > broken was at x/kernel (2,) float32"
 
 
 def test_a_side_tree_without_this_leaf_names_it() -> None:

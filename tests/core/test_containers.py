@@ -78,7 +78,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "key with a slash beside a nest": (lambda: {"a/b": ONE, "a": {"b": ONE}}, "a/b a/b"),
     "one array": (lambda: ONE, ""),
     "nothing": (lambda: {}, ""),
-    "empty nests": (lambda: {"a": {}, "b": {"c": None}}, "b/c"),
+    "empty nests": (lambda: {"a": {}, "b": {"c": None}, "d": [], "e": ((), optax.EmptyState())}, "b/c"),
 }
 each = pytest.mark.parametrize(("make", "paths"), CASES.values(), ids=CASES.keys())
 
@@ -148,6 +148,15 @@ def test_tied_leaves_that_take_different_steps_part() -> None:
     w = jnp.ones(2)
     out = ws.on("embed", times(2.0))({"embed": w, "head": w})
     assert out["embed"].tolist() == [2, 2] and out["head"].tolist() == [1, 1]
+
+
+def test_tied_leaves_with_different_entries_of_a_side_tree_part() -> None:
+    w = jnp.ones(2)
+    base = {"embed": jnp.zeros(2), "head": jnp.full(2, 5.0)}
+    out = ws.around_base(times(2.0))({"embed": w, "head": w}, base=base)
+    assert out["embed"].tolist() == [2, 2] and out["head"].tolist() == [-3, -3]
+    tied = ws.around_base(times(2.0))({"embed": w, "head": w}, base=dict.fromkeys(base, base["embed"]))
+    assert tied["embed"] is tied["head"]
 
 
 def test_leaves_tied_in_one_tree_only_part() -> None:

@@ -55,6 +55,7 @@ def test_materialize_reaches_every_node_and_nothing_else() -> None:
     out = ws.materialize({"a": [node(), None], "n": 3, "v": jnp.ones(1)})
     np.testing.assert_array_equal(out["a"][0], node().materialize())
     assert out["a"][1] is None and out["n"] == 3
+    assert ws.materialize({3: node(), "a": None})[3].shape == (2, 3)  # a dict that jax can't sort
     assert jax.jit(ws.materialize)({"a": node()})["a"].shape == (2, 3)
 
 

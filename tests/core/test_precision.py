@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -31,6 +32,24 @@ def test_doubles_around_a_base_and_in_a_stream() -> None:
     sink: dict[str, Any] = {}
     ws.stream(add(TINY), [base], sink)
     np.testing.assert_array_equal(np.asarray(sink["w"]), 1 + TINY)
+
+
+def test_doubles_in_another_tree_than_the_first_are_used_in_double() -> None:
+    """And without a warning that they were cut."""
+    a, b = {"w": np.full(2, 3.0, np.float32)}, {"w": np.full(2, -3.0 + 2.0**-30)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = mean()(a, b)["w"]
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(np.asarray(got), np.float32(2.0**-31))
+
+
+def test_nodes_of_doubles_stand_for_doubles() -> None:
+    w = np.ones((2, 2)) + TINY
+    tree = ws.reparam.lora(rank=1)({"kernel": w}, key=jax.random.key(0))
+    assert tree["kernel"].dtype == np.float64 and tree["kernel"].shape == (2, 2)
+    np.testing.assert_array_equal(np.asarray(ws.materialize(tree)["kernel"]), w)
+    np.testing.assert_array_equal(np.asarray(times(1.0)(tree)["kernel"]), w)
 
 
 def test_doubles_are_planned_as_doubles() -> None:

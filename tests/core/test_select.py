@@ -16,6 +16,7 @@ from flax.core import FrozenDict
 
 import wspace as ws
 from tests.core.parts import KEY
+from wspace.core.containers import as_params
 from wspace.core.errors import SelectionError, TreeMismatch
 from wspace.core.select import Spec, describe, matches, matrices, selected
 
@@ -46,13 +47,15 @@ def adapted(tree: Any) -> Any:
 
 
 def equal(a: Any, b: Any) -> bool:
-    same = jax.tree.map(lambda x, y: x is y or np.array_equal(x, y), a, b)
-    return jax.tree.structure(a) == jax.tree.structure(b) and all(jax.tree.leaves(same))
+    a, b = as_params(a).leaves, as_params(b).leaves
+    same = jax.tree.map(lambda x, y: x is y or np.array_equal(x, y), list(a.values()), list(b.values()))
+    return list(a) == list(b) and all(jax.tree.leaves(same))
 
 
 CONTAINERS = {
     "dict": lambda: {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2), "n": 3, "none": None},
     "frozen dict": lambda: FrozenDict({"a": {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}}),
+    "int and str keys": lambda: {"kernel": jnp.ones((2, 2)), 3: jnp.zeros(2)},
     "tuple": lambda: ({"kernel": jnp.ones((2, 2))}, [jnp.zeros(2)]),
     "nnx": lambda: nnx.state(nnx.Linear(2, 2, rngs=nnx.Rngs(0))),
     "equinox": lambda: eqx.nn.MLP(2, 2, 2, 1, key=KEY),
@@ -64,10 +67,8 @@ def test_join_undoes_split_in_every_container(make: Any) -> None:
     tree = adapted(make())
     train, rest = ws.split(tree)
     assert equal(ws.join(train, rest), tree) and type(train) is type(rest) is type(tree)
-    arrays = [x for x in jax.tree.leaves(train) if hasattr(x, "shape")]
-    nodes = [
-        x for x in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, ws.Implicit)) if isinstance(x, ws.Implicit)
-    ]
+    arrays = [x for x in jax.tree.leaves(list(as_params(train).leaves.values())) if hasattr(x, "shape")]
+    nodes = [x for x in as_params(tree).leaves.values() if isinstance(x, ws.Implicit)]
     assert len(arrays) == 2 * len(nodes) > 0
     assert equal(ws.materialize(ws.join(train, rest)), ws.materialize(tree))
 
@@ -76,6 +77,11 @@ def test_where_adds_plain_leaves_and_only_floating_ones() -> None:
     train, rest = ws.split({"a": jnp.ones(2), "b": jnp.ones(3), "n": jnp.arange(3)}, where="a|n")
     assert train["b"] is None and train["n"] is None and rest["a"] is None
     assert train["a"].shape == (2,) and rest["n"].tolist() == [0, 1, 2]
+
+
+def test_where_may_ask_for_matrices() -> None:
+    train, _ = ws.split({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, where=ws.matrices)
+    assert train["kernel"].shape == (2, 2) and train["bias"] is None
 
 
 def test_a_training_step_moves_what_trains_and_nothing_else() -> None:
@@ -106,5 +112,5 @@ def test_nothing_trainable_is_an_error() -> None:
 
 
 def test_trees_of_two_splits_do_not_join() -> None:
-    with pytest.raises(TreeMismatch, match="join needs the two trees that split returned"):
+    with pytest.raises(TreeMismatch, match="join needs the two trees that split returned; only one of these has a, b"):
         ws.join({"a": None}, {"b": jnp.ones(2)})

@@ -84,13 +84,17 @@ class Aligned:
         return first
 
     def ties(self) -> dict[Path, Path]:
-        """Leaves that are one jax array at several paths in every tree and take the same steps: path -> the first."""
+        """Leaves that are one jax array at several paths in every tree, with the same steps and entries of side trees.
+
+        Path -> the first path with that array.
+        """
         firsts: dict[Any, Path] = {}
         tied: dict[Path, Path] = {}
         for path in self.specs:
             leaves = [s.source[s.names[path]] for s in self.sources if isinstance(s.source, dict)]
             if len(leaves) == len(self.sources) and all(isinstance(x, jax.Array) for x in leaves):
-                first = firsts.setdefault((*map(id, leaves), self.steps[path]), path)
+                same = (*map(id, leaves), self.steps[path], *(_identity(side, path) for side in self.sides.values()))
+                first = firsts.setdefault(same, path)
                 if first != path:
                     tied[path] = first
         return tied
@@ -107,7 +111,8 @@ def align(t: Transform, sources: Sequence[Mapping[Any, Leaf]], sides: Mapping[st
     structs = {path: first.abstract(path) for path in first}
     for k, tree in enumerate(trees[1:], start=2):
         _check_same(structs, tree, f"tree {k}")
-    _check_alive(trees)
+    for k, tree in enumerate(trees, start=1):
+        _check_alive(f"tree {k}", tree.source)
     layout = axes or Axes()
     specs = {
         path: Spec(show(path), tuple(x.shape), x.dtype, layout.of(path, tuple(x.shape)))
@@ -122,6 +127,9 @@ def align(t: Transform, sources: Sequence[Mapping[Any, Leaf]], sides: Mapping[st
     if unused:
         raise SideTreeError(f"{t.name} does not use side tree(s) {listed(sorted(unused))}; it needs {sorted(t.needs)}")
     found = {name: _side(name, side, structs, len(trees)) for name, side in sides.items()}
+    for name, side in found.items():
+        for entries in side if isinstance(side, tuple) else (side,):
+            _check_alive(f"side tree {name!r}", entries)
     if "base" in found:
         _check_same(structs, found["base"], "base")
     return Aligned(trees, first.names, specs, found, steps)
@@ -157,12 +165,12 @@ def _hint(a: tuple[int, ...] | None, b: tuple[int, ...] | None) -> str:
     return " (only the first axis differs: another vocabulary?)" if a[1:] == b[1:] and len(a) > 1 else ""
 
 
-def _check_alive(trees: Sequence[ByPath]) -> None:
-    for k, tree in enumerate(trees, start=1):
-        for path in tree if isinstance(tree.source, dict) else ():
-            leaf = tree[path]
-            if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.is_deleted():
-                raise TreeMismatch(f"{show(path)} of tree {k} was deleted (donated to a jit?); pass a live copy")
+def _check_alive(who: str, leaves: Mapping[Any, Any]) -> None:
+    for name, leaf in leaves.items() if isinstance(leaves, dict) else ():
+        for x in jax.tree.leaves(leaf):
+            if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and x.is_deleted():
+                path = name if isinstance(name, tuple) else (name,)
+                raise TreeMismatch(f"{show(path)} of {who} was deleted (donated to a jit?); pass a live copy")
 
 
 def _side(name: str, side: Tree, structs: Mapping[Path, Any], trees: int) -> Any:
@@ -188,6 +196,14 @@ def _entry(side: Any, path: Path, read: bool) -> Any:
     if read:
         return side[path]
     return side.abstract(path) if isinstance(side, ByPath) else abstract(side[path])
+
+
+def _identity(side: Any, path: Path) -> Any:
+    """What is equal for two leaves only if they have the same entry of a side tree; one that is read from a file never
+    is."""
+    if isinstance(side, tuple):
+        return tuple(_identity(s, path) for s in side)
+    return id(side.get(path)) if isinstance(side, dict) else path
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from wspace.core.errors import SelectionError, listed, nearest
+from wspace.core.errors import SelectionError, ShapeError, listed, nearest
 from wspace.core.fold import Fold
 from wspace.core.implicit import dense
 from wspace.core.select import Spec, by_label, describe, selected
@@ -29,7 +29,11 @@ def chain(*parts: Transform, name: str | None = None) -> Transform:
     """One transform after another; passes add up.
 
     Parts of one tree before a merge run on every one of its trees, so `chain(trim, elect)` takes n trees: trim is
-    applied to each, elect to all. Part i > 0 draws from its own random stream; tree k too.
+    applied to each, elect to all. Every part draws from a random stream of its own, and tree k too; nesting chains
+    changes which numbers are drawn, not their independence.
+
+    Raises:
+      ShapeError: a part of several trees comes after another one, which leaves one tree.
 
     Example:
       >>> import jax.numpy as jnp, wspace as ws
@@ -39,16 +43,18 @@ def chain(*parts: Transform, name: str | None = None) -> Transform:
     """
     if not parts:
         raise SelectionError("chain() needs at least one transform; keep() is the one that changes nothing")
+    _check_order(parts)
     starts = [sum(len(p.folds) for p in parts[:i]) for i in range(len(parts) + 1)]
+    streams = [sum(p.streams for p in parts[:i]) for i in range(len(parts) + 1)]
 
     def run(upto: int, leaves: tuple[Leaf, ...], ctx: Context) -> tuple[Leaf, ...]:
         for i, part in enumerate(parts[:upto]):
-            leaves = _apply(part, leaves, _at(ctx, i, ctx.summaries[starts[i] : starts[i + 1]]))
+            leaves = _apply(part, leaves, _at(ctx, streams[i], ctx.summaries[starts[i] : starts[i + 1]]))
         return leaves
 
     def folded(i: int, j: int, fold: Fold) -> Fold:
         def lift(leaves: tuple[Leaf, ...], ctx: Context) -> Any:
-            now = _at(ctx, i, ctx.summaries[starts[i] : starts[i] + j])
+            now = _at(ctx, streams[i], ctx.summaries[starts[i] : starts[i] + j])
             return _lift(parts[i], fold, run(i, leaves, ctx), now)
 
         return fold._replace(lift=lift, merge=partial(_merge_each, fold), finish=partial(_finish_each, fold))
@@ -64,12 +70,22 @@ def chain(*parts: Transform, name: str | None = None) -> Transform:
         needs=frozenset().union(*(p.needs for p in parts)),
         arity=next((p.arity for p in parts if p.arity != 1), 1),
         resolve=resolve,
+        streams=streams[-1],
     )
 
 
-def _at(ctx: Context, i: int, summaries: tuple[Any, ...]) -> Context:
-    """The context of part i of a chain."""
-    key = ctx.key if ctx.key is None or i == 0 else jax.random.fold_in(ctx.key, i)
+def _check_order(parts: Sequence[Transform]) -> None:
+    """Raises ShapeError if a part needs more trees than those before it leave."""
+    merge: str | None = None
+    for part in parts:
+        if merge is not None and part.arity not in (1, None):
+            raise ShapeError(f"{part.name} takes {part.arity} trees, but in the chain {merge} before it leaves one")
+        merge = part.name if merge is None and part.arity != 1 else merge
+
+
+def _at(ctx: Context, stream: int, summaries: tuple[Any, ...]) -> Context:
+    """The context of a part of a chain, whose first random stream has this number."""
+    key = ctx.key if ctx.key is None or stream == 0 else jax.random.fold_in(ctx.key, stream)
     return ctx._replace(key=key, summaries=summaries)
 
 
@@ -128,6 +144,9 @@ def route(
     table = {**transforms, OTHERWISE: otherwise} if otherwise is not None else dict(transforms)
     routes = _Routes(rules, table)
     members = list(table.values())
+    if len({t.arity for t in members} - {None}) > 1:
+        takes = ", ".join(f"{label} {t.arity or 'any number'}" for label, t in table.items())
+        raise ShapeError(f"transforms side by side must take the same number of trees, but they take: {takes}")
 
     def apply(leaves: tuple[Leaf, ...], ctx: Context) -> Leaf:
         label = routes.label(ctx.spec)
@@ -141,6 +160,7 @@ def route(
         needs=frozenset().union(*(t.needs for t in members)),
         arity=next((t.arity for t in members if t.arity is not None), None),
         resolve=routes.resolve,
+        streams=max((t.streams for t in members), default=1),
     )
 
 
@@ -242,4 +262,5 @@ def around_base(t: Transform, name: str | None = None) -> Transform:
         needs=t.needs | {"base"},
         arity=t.arity,
         resolve=(lambda specs: {p: (name,) for p in specs}) if name else t.resolve,
+        streams=t.streams,
     )

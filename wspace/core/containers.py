@@ -64,7 +64,7 @@ def _walk(node: Any, path: Path, leaves: dict[Path, Leaf], stop: frozenset[Path]
         made = {k: _walk(v, (*path, k), leaves, stop) for k, v in node.items()}
         return lambda get: type(node)((k, make(get)) for k, make in made.items())
     children, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
-    if jax.tree_util.treedef_is_leaf(treedef):
+    if len(children) == 1 and children[0][1] is node:  # a node without children is no leaf
         return _walk(dict(node), path, leaves, stop) if isinstance(node, Mapping) else leaf()
     keys = [_key(entries) for entries, _ in children]
     if keys == ["value"]:  # a box around one array, such as nnx.Variable: the box has the name

@@ -16,6 +16,7 @@ Training differentiates through `materialize`; merging an adapter is `materializ
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -42,11 +43,15 @@ class Implicit:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return jax.eval_shape(lambda node: node.materialize(), self).shape
+        return self._abstract().shape
 
     @property
     def dtype(self) -> Any:
-        return jax.eval_shape(lambda node: node.materialize(), self).dtype
+        return self._abstract().dtype
+
+    def _abstract(self) -> Any:
+        with in_double(self):
+            return jax.eval_shape(lambda node: node.materialize(), self)
 
     @property
     def ndim(self) -> int:
@@ -111,7 +116,14 @@ def is_implicit(node: Any) -> bool:
 
 def dense(leaf: Leaf) -> Array:
     """The array a leaf stands for: materialized if it is Implicit, as a jax array in any case."""
-    return leaf.materialize() if isinstance(leaf, Implicit) else jnp.asarray(leaf)
+    with in_double(leaf):
+        return leaf.materialize() if isinstance(leaf, Implicit) else jnp.asarray(leaf)
+
+
+def in_double(leaves: Any) -> contextlib.AbstractContextManager[Any]:
+    """64-bit mode while one of the arrays is float64, so that it is computed in float64 wherever it comes from."""
+    wide = any(getattr(x, "dtype", None) == jnp.float64 for x in jax.tree.leaves(leaves))
+    return jax.enable_x64(True) if wide and not jax.config.read("jax_enable_x64") else contextlib.nullcontext()
 
 
 def materialize(tree: Tree) -> Tree:
@@ -125,4 +137,7 @@ def materialize(tree: Tree) -> Tree:
       >>> materialize(p)["kernel"].shape
       (2, 3)
     """
-    return jax.tree.map(lambda x: x.materialize() if is_implicit(x) else x, tree, is_leaf=is_implicit)
+    from wspace.core.containers import as_params
+
+    params = as_params(tree)
+    return params.rebuild({path: dense(x) if is_implicit(x) else x for path, x in params.leaves.items()})

@@ -7,7 +7,7 @@ then one pass over the leaves for each fold and one to apply.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from wspace.core.align import Aligned, align
 from wspace.core.axes import Axes
 from wspace.core.containers import as_params
-from wspace.core.errors import SideTreeError
+from wspace.core.errors import SideTreeError, WspaceError
+from wspace.core.implicit import in_double
+from wspace.core.select import Spec
 from wspace.core.transform import Context, Transform, check_arity, leaf_key
 from wspace.core.typing import Array, Leaf, Path, Progress, Tree
 
@@ -123,7 +125,8 @@ def _run(t: Transform, work: Aligned, read: Read, write: Write, key: Array | Non
         sums: dict[Any, Any] = {}
         for path in sorted(work.specs, key=lambda p: work.specs[p].path):
             leaves, sides = read(path)
-            s = fold.lift(leaves, context(path, sides))
+            with _at(t, work.specs[path]):
+                s = fold.lift(leaves, context(path, sides))
             if s is not None:
                 group = fold.group(work.specs[path])
                 sums[group] = fold.merge(sums[group], s) if group in sums else s
@@ -138,17 +141,29 @@ def _run(t: Transform, work: Aligned, read: Read, write: Write, key: Array | Non
             leaf = shared[ties[path]]
         else:
             leaves, sides = read(path)
-            leaf = t.apply(leaves, context(path, sides))
+            with _at(t, spec):
+                leaf = t.apply(leaves, context(path, sides))
         if path in firsts:
             shared[path] = leaf
         write(path, leaf)
         tell(spec.path)
 
 
+@contextlib.contextmanager
+def _at(t: Transform, spec: Spec) -> Iterator[None]:
+    """Names the leaf in an error that is not ours: jax's own do not say where they were."""
+    try:
+        yield
+    except WspaceError:
+        raise
+    except Exception as error:
+        error.add_note(f"{t.name} was at {spec.path} {spec.shape} {spec.dtype}")
+        raise
+
+
 def _precision(work: Aligned) -> contextlib.AbstractContextManager[Any]:
-    """64-bit mode while a float64 leaf is in the tree, so that it is computed in float64 wherever it comes from."""
-    wide = any(spec.dtype == jnp.float64 for spec in work.specs.values()) and not jax.config.read("jax_enable_x64")
-    return jax.enable_x64(True) if wide else contextlib.nullcontext()
+    """64-bit mode while a float64 leaf is in one of the trees."""
+    return in_double([source.abstract(path) for source in work.sources for path in work.specs])
 
 
 def _check_key(t: Transform, key: Array | None) -> None:

@@ -6,9 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import jax
-
-from wspace.core.axes import Axis, has_matrix
+from wspace.core.axes import Axes, Axis, has_matrix
 from wspace.core.containers import as_params, is_weight, show
 from wspace.core.errors import SelectionError, TreeMismatch, listed
 from wspace.core.implicit import Implicit, is_implicit
@@ -89,7 +87,8 @@ def _parts(path: Path, leaf: Any, where: Where | None) -> tuple[Any, Any]:
         train = {k: None if k in data - leaf.trainable else v for k, v in fields.items()}
         rest = {k: None if k in leaf.trainable else v for k, v in fields.items()}
         return (type(leaf)(**train), type(leaf)(**rest)) if leaf.trainable else (None, leaf)
-    spec = Spec(show(path), getattr(leaf, "shape", ()), getattr(leaf, "dtype", None), ())
+    shape = tuple(getattr(leaf, "shape", ()))
+    spec = Spec(show(path), shape, getattr(leaf, "dtype", None), Axes().of(path, shape))
     return (leaf, None) if where is not None and is_weight(leaf) and matches(where, spec) else (None, leaf)
 
 
@@ -105,10 +104,13 @@ def join(train: Tree, rest: Tree) -> Tree:
             return type(a)(**{k: one(getattr(a, k), getattr(b, k)) for k in a.__dataclass_fields__})
         return b if a is None else a
 
-    try:
-        return jax.tree.map(one, train, rest, is_leaf=lambda x: x is None or is_implicit(x))
-    except ValueError as error:
-        raise TreeMismatch(f"join needs the two trees that split returned: {str(error).splitlines()[0]}") from error
+    a, b = as_params(train), as_params(rest)
+    if a.leaves.keys() != b.leaves.keys():
+        only = [show(path) for path in a.leaves.keys() ^ b.leaves.keys()]
+        raise TreeMismatch(
+            f"join needs the two trees that split returned; only one of these has {listed(sorted(only))}"
+        )
+    return a.rebuild({path: one(x, b.leaves[path]) for path, x in a.leaves.items()})
 
 
 def by_label(labels: Iterable[tuple[Where, str]], spec: Spec) -> str | None:

@@ -69,6 +69,7 @@ class Transform(NamedTuple):
     folds: what must be known first; each one is a pass over the leaves.
     needs: side trees it can't run without ("base", "gram", ...), and "key" if it is random.
     arity: trees in; None is any number. resolve: specs -> the steps each leaf takes; raises if a selector takes none.
+    streams: how many random streams it may draw from: its key, and fold_in(key, i) for 0 < i < streams.
     """
 
     apply: Callable[[tuple[Leaf, ...], Context], Leaf]
@@ -77,6 +78,7 @@ class Transform(NamedTuple):
     needs: frozenset[str] = frozenset()
     arity: int | None = 1
     resolve: Callable[[Mapping[Path, Spec]], Steps] | None = None
+    streams: int = 1
 
     @property
     def passes(self) -> int:
