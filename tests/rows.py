@@ -29,7 +29,7 @@ class Row:
 
     name: "room.factory". make: the factory. settings: its arguments.
     truth: `(leaves, sides, key, **settings) -> array`, the slow numpy result of one leaf in float64; leaves has one
-      array a tree, sides the leaf's entries, key the leaf's random key. With whole=True it is called once for all leaves,
+      array a tree, sides the leaf's entries, key the leaf's random key. With whole=True it is called once for all,
       `(trees, sides, key, **settings) -> {path: array}`, trees a list of {path: array}.
     numeric: other values of the traced arguments. trees: how many trees it takes.
     sides: `(trees, rng) -> {name: side tree}`. matrices: it acts on matrices only. families: laws of kind it obeys.

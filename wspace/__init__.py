@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "average calibrate data generate init interpolate io kernels match measure merge objectives optim prune quant reparam "
-    "stats supernet trace"
+    "average calibrate data init interpolate io match measure merge optim prune quant reparam stats trace"
 ).split()
 _CORE = {
     "Axes": "axes",
@@ -46,10 +45,12 @@ __all__ = [*_CORE, *_ROOMS]
 
 if TYPE_CHECKING:
     import wspace.average as average
+    import wspace.calibrate as calibrate
     import wspace.data as data
     import wspace.init as init
     import wspace.interpolate as interpolate
     import wspace.io as io
+    import wspace.match as match
     import wspace.measure as measure
     import wspace.merge as merge
     import wspace.optim as optim
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     import wspace.quant as quant
     import wspace.reparam as reparam
     import wspace.stats as stats
+    import wspace.trace as trace
     from wspace.core.axes import Axes as Axes
     from wspace.core.axes import Axis as Axis
     from wspace.core.compose import around_base as around_base

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +35,7 @@ ORBAX = "_METADATA"
 def is_companion(name: str) -> bool:
     """Whether a file goes through: not weights, an index of weights, a pickle, a manifest of ours, or a tool's own.
 
-    >>> [is_companion(n) for n in ("config.json", "model.safetensors", "model.safetensors.index.json", ".gitattributes")]
+    >>> [is_companion(n) for n in ("config.json", "model.safetensors", "x.index.json", ".gitattributes")]
     [True, False, False, True]
     """
     low = name.lower()

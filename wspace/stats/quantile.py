@@ -1,20 +1,26 @@
 """Exact order statistics of magnitudes by counting on the bit pattern: no sort, no ravel, the same on any sharding.
 
 The bits of a non-negative float grow with its value, so the k-th largest |w| is found bit by bit: 32 counts of
-"how many have at least these bits" (64 for float64), each a plain reduction that XLA partitions.
+"how many have at least these bits" (64 for float64), each a plain reduction that XLA partitions. On CPU, where a pass
+over a large leaf costs more than a histogram, 16 bits at a time: 2 histograms (4 for float64).
 NaN ranks above infinity, so it is kept and stays visible.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from wspace.core.errors import ShapeError
+from wspace.core.errors import ShapeError, WspaceError
 from wspace.core.typing import Array
+from wspace.stats.histogram import DIGIT, histogram, largest_digit
+from wspace.stats.wide import wide
 
 COUNTABLE = 2**32 - 1  # elements of one leaf that a uint32 can count
+LARGE = 2**20  # elements from which histograms beat passes on CPU: 7 against 17 ms, at 2^24 0.26 against 1.5 s
 
 
 def magnitude_bits(w: Array) -> Array:
@@ -29,21 +35,47 @@ def from_bits(bits: Array) -> Array:
     return lax.bitcast_convert_type(bits, jnp.float64 if bits.dtype == jnp.uint64 else jnp.float32)
 
 
-def _count(mask: Array) -> Array:
-    return jnp.sum(mask, dtype=jnp.uint32)
+def count(mask: Array, axis: int | None = None) -> Array:
+    """How many entries of a mask are true, in all or along an axis (which stays, of size 1), as uint32."""
+    return jnp.sum(mask, axis=axis, keepdims=axis is not None, dtype=jnp.uint32)
 
 
-def kth_largest(codes: Array, k: Array) -> Array:
-    """The k-th largest of unsigned integers, k = 1 .. size; for k = 0 all ones, which no magnitude reaches."""
+class Found(NamedTuple):
+    """The k-th largest code; as which of the entries with that code it was found; and how many they are."""
+
+    code: Array
+    room: Array
+    tied: Array
+
+
+def kth_largest(codes: Array, k: Array) -> Found:
+    """The k-th largest of unsigned integers, k = 1 .. size. For k = 0 all ones, which no magnitude is."""
+    if codes.size < LARGE:
+        return _by_bits(codes, k)
+    return lax.platform_dependent(codes, k, cpu=_by_digits, default=_by_bits)
+
+
+def _by_digits(codes: Array, k: Array) -> Found:
+    code, room, tied = jnp.zeros((), codes.dtype), wide(k), jnp.zeros((), jnp.uint32)
+    for shift in range(8 * codes.dtype.itemsize - DIGIT, -1, -DIGIT):
+        rest = codes >> shift
+        alike = (rest >> DIGIT) == (code >> shift >> DIGIT)
+        counts = histogram(rest & (2**DIGIT - 1), alike)
+        digit, room = largest_digit(wide(counts), room)
+        code, tied = code | (digit.astype(codes.dtype) << shift), counts[digit]
+    return Found(code, room.low, tied)
+
+
+def _by_bits(codes: Array, k: Array, axis: int | None = None) -> Found:
     bits = 8 * codes.dtype.itemsize
     one = jnp.ones((), codes.dtype)
 
     def add_bit(i: Array, found: Array) -> Array:
         candidate = found | (one << (bits - 1 - i).astype(codes.dtype))
-        return jnp.where(_count(codes >= candidate) >= k, candidate, found)
+        return jnp.where(count(codes >= candidate, axis) >= k, candidate, found)
 
-    found = lax.fori_loop(0, bits, add_bit, jnp.zeros((), codes.dtype))
-    return jnp.where(k == 0, ~jnp.zeros((), codes.dtype), found)
+    code = lax.fori_loop(0, bits, add_bit, jnp.zeros_like(count(codes > 0, axis), codes.dtype))
+    return Found(code, k - count(codes > code, axis), count(codes == code, axis))
 
 
 @jax.jit
@@ -58,7 +90,7 @@ def kth_magnitude(w: Array, k: Array | int) -> Array:
       >>> kth_magnitude(jnp.array([[3.0, -5.0], [1.0, 0.0]]), 2)
       Array(3., dtype=float32)
     """
-    return from_bits(kth_largest(magnitude_bits(w), jnp.asarray(k, jnp.uint32)))
+    return from_bits(kth_largest(magnitude_bits(w), jnp.asarray(k, jnp.uint32)).code)
 
 
 @jax.jit
@@ -73,17 +105,39 @@ def largest_mask(w: Array, keep: Array | int) -> Array:
       >>> largest_mask(jnp.array([1.0, -2.0, 1.0, 0.5]), 2)
       Array([ True,  True, False, False], dtype=bool)
     """
-    keep = jnp.asarray(keep, jnp.uint32)
     codes = magnitude_bits(w)
-    bound = kth_largest(codes, keep)
-    above, tied = codes > bound, codes == bound
-    room = keep - _count(above)
+    return from_top(codes, kth_largest(codes, jnp.asarray(keep, jnp.uint32)))
 
-    def first_tied() -> Array:
-        order = jnp.where(tied, ~row_major_index(w.shape), jnp.zeros((), jnp.uint32))
-        return above | (tied & (order >= kth_largest(order, room)))
 
-    return lax.cond(_count(tied) == room, lambda: above | tied, first_tied)
+def from_top(codes: Array, found: Found) -> Array:
+    """The mask of all codes above the one found, and of the first `room` of those equal to it, in row-major order."""
+    code, room, tied = found
+    return lax.cond(
+        tied == room,
+        lambda: codes >= code,
+        lambda: (codes > code) | _first_of(codes == code, room),
+    )
+
+
+def _first_of(mask: Array, room: Array) -> Array:
+    order = jnp.where(mask, ~row_major_index(mask.shape), jnp.zeros((), jnp.uint32))
+    return mask & (order >= kth_largest(order, room).code) & (room > 0)
+
+
+@jax.jit
+def largest_in_columns(x: Array, keep: Array | int) -> Array:
+    """True at the `keep` largest |x| of every column of `[..., rows, columns]`; of equal ones the first rows stay.
+
+    Example:
+      >>> largest_in_columns(jnp.array([[1.0, 5.0], [1.0, -6.0], [0.0, 7.0]]), 1).T
+      Array([[ True, False, False],
+             [False, False,  True]], dtype=bool)
+    """
+    codes = magnitude_bits(x)
+    code, room, _ = _by_bits(codes, jnp.asarray(keep, jnp.uint32), axis=-2)
+    order = jnp.where(codes == code, ~lax.broadcasted_iota(jnp.uint32, x.shape, x.ndim - 2), jnp.zeros((), jnp.uint32))
+    last = _by_bits(order, room, axis=-2).code
+    return (codes > code) | ((codes == code) & (order >= last) & (room > 0))
 
 
 def row_major_index(shape: tuple[int, ...]) -> Array:
@@ -101,18 +155,36 @@ def keep_largest(w: Array, keep: Array | int) -> Array:
     Raises:
       ShapeError: more elements than one count can hold (2^32 - 1).
     """
-    if w.size > COUNTABLE:
-        raise ShapeError(f"a leaf of {w.size} elements is more than can be ranked at once; split it along its stack axis")
+    check_countable(w)
     if w.size == 0:
         return w
     return jnp.where(largest_mask(w, keep), w, jnp.zeros((), w.dtype))
 
 
+def check_countable(w: Array, path: str = "a leaf") -> None:
+    """Raises ShapeError if a leaf has more elements than a uint32 counts."""
+    if w.size > COUNTABLE:
+        raise ShapeError(
+            f"{path} of {w.size} elements is more than can be ranked at once; split it along its stack axis"
+        )
+
+
 def count_of(fraction: Array | float, size: int, floor: bool = False) -> Array | int:
     """`fraction * size` as a count: rounded to nearest (half to even), or down. Exact for a Python number; a traced
-    fraction is multiplied in float32."""
+    fraction is multiplied in float32.
+
+    Raises:
+      WspaceError: a Python number that is no fraction.
+    """
     if isinstance(fraction, int | float):
-        exact = fraction * size
+        exact = check_fraction(fraction) * size
         return int(exact) if floor else round(exact)
-    product = jnp.asarray(fraction, jnp.float32) * size
-    return (jnp.floor(product) if floor else jnp.round(product)).astype(jnp.uint32)
+    product = jnp.asarray(fraction, jnp.float32) * float(size)
+    return jnp.minimum((jnp.floor(product) if floor else jnp.round(product)).astype(jnp.uint32), jnp.uint32(size))
+
+
+def check_fraction(fraction: float) -> float:
+    """Raises WspaceError if a Python number is not within 0..1."""
+    if not 0 <= fraction <= 1:
+        raise WspaceError(f"{fraction} is no fraction of a leaf; sparsity and density are within 0..1")
+    return fraction

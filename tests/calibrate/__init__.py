@@ -1,0 +1,1 @@
+"""Statistics over data: what every parameter meets, and gradients."""

@@ -1,0 +1,56 @@
+"""Without it a later block could be calibrated on what the untransformed model would have fed it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import wspace as ws
+from tests.calibrate.truths import gram, normal
+from wspace.core.errors import SelectionError
+
+
+def block(p: Any, batch: Any) -> Any:
+    x, mask = batch
+    return jnp.tanh(x @ p["kernel"]), mask
+
+
+def test_later_blocks_see_the_transformed_earlier_ones() -> None:
+    blocks = [(block, {"kernel": normal(k, 4, 4)}) for k in range(3)]
+    batches = [(normal(5, 6, 4), jnp.ones(6)), (normal(6, 3, 4), jnp.array([1.0, 0, 1]))]
+    seen = []
+
+    def transform(p: Any, found: Any) -> Any:
+        seen.append(np.asarray(found["gram"]["kernel"]))
+        return ws.reparam.weight_norm()(jax.tree.map(lambda w: w / 2, p))
+
+    new = ws.calibrate.blockwise(blocks, batches, transform, weights=lambda batch: batch[1])
+    x, w = np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])
+    for k, (_, p) in enumerate(blocks):
+        np.testing.assert_allclose(seen[k], gram(x, w), atol=1e-5)
+        np.testing.assert_allclose(ws.materialize(new[k])["kernel"], p["kernel"] / 2, atol=1e-6)
+        x = np.tanh(x @ np.asarray(p["kernel"], np.float64) / 2)
+
+
+def test_statistics_of_one_block_are_held_at_a_time() -> None:
+    alive: list[Any] = []
+
+    def transform(p: Any, found: Any) -> Any:
+        import weakref
+
+        assert all(ref() is None for ref in alive)
+        alive.append(weakref.ref(found["gram"]["kernel"]))
+        return p
+
+    blocks = [(block, {"kernel": normal(k, 4, 4)}) for k in range(3)]
+    ws.calibrate.blockwise(blocks, [(normal(5, 6, 4), jnp.ones(6))], transform)
+    assert len(alive) == 3
+
+
+def test_nothing_to_do_is_an_error() -> None:
+    with pytest.raises(SelectionError, match="0 blocks and 1 batches"):
+        ws.calibrate.blockwise([], [normal(5, 6, 4)], lambda p, found: p)

@@ -1,0 +1,122 @@
+"""Rows of the quant room and their slow numpy truths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import wspace as ws
+from tests.rows import Row
+from tests.stats.grams import grams
+
+
+def code_of(x: np.ndarray, scale: np.ndarray, zero: np.ndarray, bits: int) -> np.ndarray:
+    """Nearest codes. Scales are float32 and so is the product with their reciprocal: it decides on the border."""
+    steps = x.astype(np.float32) * (1 / scale.astype(np.float32)) + zero.astype(np.float32)
+    return np.clip(np.round(steps), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def grid_of(x: np.ndarray, bits: int, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and zero of one group of inputs `[group, out]`, one output after another."""
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    scales, zeros = [], []
+    for column in x.T:
+        top, bottom = max(0.0, *column), min(0.0, *column)
+        size = max(top, -bottom) / high if symmetric else (top - bottom) / (high - low)
+        scale = float(np.float32(size)) or 1.0
+        scales.append(scale)
+        zeros.append(0.0 if symmetric else np.round(-bottom / scale) + low)
+    return np.array(scales), np.array(zeros)
+
+
+def rtn(
+    leaves: list[np.ndarray], sides: Any, key: Any, bits: int, group: int | None = None, symmetric: bool = True
+) -> np.ndarray:
+    (w,) = leaves
+    if w.ndim == 3:
+        return np.stack([rtn([layer], sides, key, bits, group, symmetric) for layer in w])
+    out = np.zeros_like(w)
+    for start in range(0, w.shape[0], group or w.shape[0]):
+        part = slice(start, start + (group or w.shape[0]))
+        scale, zero = grid_of(w[part], bits, symmetric)
+        out[part] = (code_of(w[part], scale[None], zero[None], bits) - zero[None]) * scale[None]
+    return out
+
+
+def gptq(
+    leaves: list[np.ndarray],
+    sides: Any,
+    key: Any,
+    bits: int,
+    group: int | None = None,
+    damp: float = 0.01,
+    symmetric: bool = True,
+    act_order: bool = False,
+) -> np.ndarray:
+    """Frantar's algorithm with the inverse taken and every later row corrected after every row: no blocks."""
+    (w,), gram = leaves, sides["gram"]
+    if w.ndim == 3:
+        layers = zip(w, gram, strict=True)
+        return np.stack([gptq([x], {"gram": g}, key, bits, group, damp, symmetric, act_order) for x, g in layers])
+    inputs = w.shape[0]
+    group = group or inputs
+    w, gram, out = w.copy(), gram.copy(), np.zeros_like(w)
+    dead = np.diag(gram) == 0
+    gram[dead, dead] = 1
+    w[dead] = 0
+    order = np.argsort(-np.diag(gram), kind="stable") if act_order else np.arange(inputs)
+    grids = {g: grid_of(w[g * group : (g + 1) * group], bits, symmetric) for g in range(inputs // group)}
+    inverse = np.linalg.inv(gram + damp * np.mean(np.diag(gram)) * np.eye(inputs))
+    upper = np.linalg.cholesky(inverse[np.ix_(order, order)]).T
+    for place, i in enumerate(order):
+        if not act_order and i % group == 0:
+            grids[i // group] = grid_of(w[i : i + group], bits, symmetric)
+        scale, zero = grids[i // group]
+        out[i] = (code_of(w[i], scale, zero, bits) - zero) * scale
+        error = (w[i] - out[i]) / upper[place, place]
+        for later in range(place + 1, inputs):
+            w[order[later]] -= upper[place, later] * error
+    return out
+
+
+ROWS = [
+    Row(
+        "quant.rtn",
+        ws.quant.rtn,
+        rtn,
+        settings={"bits": 4, "group": 2},
+        matrices=True,
+        families=("quantizer", "nearest"),
+    ),
+    Row(
+        "quant.rtn(asymmetric)",
+        ws.quant.rtn,
+        rtn,
+        settings={"bits": 3, "symmetric": False},
+        matrices=True,
+        families=("quantizer", "nearest"),
+    ),
+    Row(
+        "quant.gptq",
+        ws.quant.gptq,
+        gptq,
+        settings={"bits": 3, "group": 8, "damp": 0.02},
+        numeric={"damp": 0.3},
+        sides=grams,
+        matrices=True,
+        gathers=True,
+        tolerance=1e-5,
+    ),
+    Row(
+        "quant.gptq(act_order)",
+        ws.quant.gptq,
+        gptq,
+        settings={"bits": 4, "symmetric": False, "act_order": True},
+        numeric={"damp": 0.3},
+        sides=grams,
+        matrices=True,
+        gathers=True,
+        tolerance=1e-5,
+    ),
+]

@@ -1,0 +1,128 @@
+"""Deleted, GPTQ's blocks could differ from the paper's one-by-one algorithm, gain nothing over rounding, or unroll."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import wspace as ws
+from tests.quant.rows import gptq as slow
+from tests.stats.grams import activations, gram
+from wspace.quant.gptq import gptq_array, inverse_factor
+
+INPUTS, OUTPUTS = 64, 12
+
+
+def layer(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights, the Gram matrix of 300 correlated inputs, and 300 others like them."""
+    rng = np.random.default_rng(seed)
+    x, held_out = np.split(activations(rng, 600, INPUTS), 2)
+    return rng.standard_normal((INPUTS, OUTPUTS)), gram(x), held_out
+
+
+def solved(w: np.ndarray, g: np.ndarray, **settings: Any) -> np.ndarray:
+    made = ws.quant.gptq(**settings)({"kernel": w}, gram={"kernel": g})["kernel"]
+    return np.asarray(made.materialize())
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(
+    ("group", "block"), [(None, 128), (None, 8), (16, 16), (16, 64), (8, 32), (32, 8), (4, 24), (1, 5)]
+)
+def test_blocks_of_any_size_give_the_codes_of_one_input_at_a_time(
+    group: int | None, block: int, symmetric: bool
+) -> None:
+    w, g, _ = layer()
+    settings = {"bits": 3, "group": group, "symmetric": symmetric, "damp": 0.05}
+    want = slow([w.astype(np.float32).astype(np.float64)], {"gram": g}, None, **settings)
+    got = solved(w.astype(np.float32), g, block=block, **settings)
+    np.testing.assert_allclose(got, want, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("group", [None, 16])
+def test_inputs_in_the_order_of_their_size(group: int | None) -> None:
+    w, g, _ = layer(1)
+    settings = {"bits": 4, "group": group, "act_order": True}
+    want = slow([w.astype(np.float32).astype(np.float64)], {"gram": g}, None, **settings)
+    got = solved(w.astype(np.float32), g, **settings)
+    np.testing.assert_allclose(got, want, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_the_output_on_data_not_seen_changes_far_less_than_by_rounding(bits: int) -> None:
+    w, g, x = layer(2)
+    error = {
+        name: np.linalg.norm(x @ (q - w))
+        for name, q in {
+            "rtn": np.asarray(ws.quant.rtn(bits, group=16)({"kernel": w.astype(np.float32)})["kernel"].materialize()),
+            "gptq": solved(w.astype(np.float32), g, bits=bits, group=16),
+            "ordered": solved(w.astype(np.float32), g, bits=bits, group=16, act_order=True),
+        }.items()
+    }
+    assert error["gptq"] < 0.7 * error["rtn"] and error["ordered"] < 0.7 * error["rtn"], error
+
+
+def test_weights_on_the_grid_stay() -> None:
+    w, g, _ = layer(3)
+    q = ws.quant.rtn(4, group=16)({"kernel": w.astype(np.float32)})["kernel"].materialize()
+    np.testing.assert_allclose(solved(q, g, bits=4, group=16), q, rtol=1e-6)
+
+
+def test_without_correlation_it_is_rounding() -> None:
+    w, _, _ = layer(4)
+    w = w.astype(np.float32)
+    for settings in ({"group": 8}, {"symmetric": False, "act_order": True}):
+        plain = ws.quant.rtn(4, **{k: v for k, v in settings.items() if k != "act_order"})({"kernel": w})["kernel"]
+        np.testing.assert_array_equal(solved(w, np.eye(INPUTS), bits=4, **settings), plain.materialize())
+
+
+def test_dead_inputs_get_no_weight_and_disturb_none() -> None:
+    w, g, _ = layer(5)
+    dead = np.arange(INPUTS) % 16 == 3
+    g[dead], g[:, dead] = 0, 0
+    got = solved(w.astype(np.float32), g)
+    assert np.all(got[dead] == 0) and np.isfinite(got).all() and np.any(got[~dead])
+    assert np.all(solved(w.astype(np.float32), np.zeros_like(g)) == 0)
+
+
+def test_a_singular_gram_is_flagged_in_its_leaf_and_mended_by_damp() -> None:
+    w, g, _ = layer(6)
+    flat = np.ones_like(g)  # rank one
+    params = {"sick": {"kernel": w.astype(np.float32)}, "well": {"kernel": w.astype(np.float32)}}
+    side = {"sick": {"kernel": flat - 0.5 * np.eye(INPUTS)}, "well": {"kernel": g}}
+    got = ws.materialize(ws.quant.gptq(damp=0.0, group=16)(params, gram=side))
+    assert np.isnan(got["sick"]["kernel"]).all() and np.isfinite(got["well"]["kernel"]).all()
+    assert np.isfinite(solved(w.astype(np.float32), flat, damp=0.01)).all()
+
+
+def test_the_factor_is_the_cholesky_factor_of_the_inverse() -> None:
+    _, g, _ = layer(7)
+    with jax.enable_x64(True):
+        upper = np.asarray(inverse_factor(jnp.asarray(g)))
+    np.testing.assert_allclose(upper, np.linalg.cholesky(np.linalg.inv(g)).T, atol=1e-9 * np.abs(upper).max())
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+def test_a_larger_layer_is_no_larger_program(act_order: bool) -> None:
+    def lines(inputs: int) -> int:
+        w, g = jnp.zeros((inputs, 8)), jnp.zeros((inputs, inputs))
+        lowered = gptq_array.lower(w, g, 0.01, bits=4, group=32, act_order=act_order)
+        return len(lowered.as_text().splitlines())
+
+    assert lines(2048) == lines(256)
+
+
+def test_misuse_is_named() -> None:
+    params = {"layer": {"kernel": jnp.ones((8, 4))}}
+    with pytest.raises(ws.WspaceError, match=r"needs the side tree\(s\) gram"):
+        ws.quant.gptq()(params)
+    with pytest.raises(ws.WspaceError, match="layer/kernel has 8 inputs, which group=3"):
+        ws.quant.gptq(group=3)(params, gram={"layer": {"kernel": np.eye(8)}})
+    with pytest.raises(ws.WspaceError, match=r"'gram' has \(4, 4\) for layer/kernel"):
+        ws.quant.gptq()(params, gram={"layer": {"kernel": np.eye(4)}})
+    with pytest.raises(ws.WspaceError, match="block=0"):
+        ws.quant.gptq(block=0)

@@ -1,0 +1,35 @@
+"""Matching: elements of a model's symmetry groups, and their action on its parameters."""
+
+from wspace.match import augment as augment
+from wspace.match.act import act as act
+from wspace.match.activations import activations as activations
+from wspace.match.activations import correlation as correlation
+from wspace.match.activations import cross_of as cross_of
+from wspace.match.analysis import l2_decomposition as l2_decomposition
+from wspace.match.analysis import singular_alignment as singular_alignment
+from wspace.match.assignment import solve as solve
+from wspace.match.assignment import solve_in_jit as solve_in_jit
+from wspace.match.augment import weight_mixup as weight_mixup
+from wspace.match.element import compose as compose
+from wspace.match.element import identity as identity
+from wspace.match.element import inverse as inverse
+from wspace.match.element import random_element as random_element
+from wspace.match.invariance import check_invariance as check_invariance
+from wspace.match.many import cycle_consistent as cycle_consistent
+from wspace.match.many import merge_many as merge_many
+from wspace.match.partial import zip_features as zip_features
+from wspace.match.partial import zip_kernel as zip_kernel
+from wspace.match.repair import Affine as Affine
+from wspace.match.repair import Moments as Moments
+from wspace.match.repair import batch_norm as batch_norm
+from wspace.match.repair import fold as fold
+from wspace.match.repair import goal as goal
+from wspace.match.repair import pooled as pooled
+from wspace.match.repair import repair as repair
+from wspace.match.repair import rescale as rescale
+from wspace.match.sinkhorn import sinkhorn as sinkhorn
+from wspace.match.sinkhorn import sinkhorn_matching as sinkhorn_matching
+from wspace.match.ste import midpoint as midpoint
+from wspace.match.ste import ste as ste
+from wspace.match.weight import objective as objective
+from wspace.match.weight import weight as weight

@@ -1,0 +1,54 @@
+"""The Gram matrix that a calibrated method is given for a leaf, checked and placed beside the leaf's matrix."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from wspace.core.errors import SideTreeError
+from wspace.core.implicit import dense
+from wspace.core.transform import Context
+from wspace.core.typing import Array
+from wspace.stats.gram import Diagonal
+from wspace.stats.sharding import explicit
+
+
+def gram_of(ctx: Context, w: Array) -> Array:
+    """The leaf's entry of the side tree `gram`, `[*stack, in, in]`, in the dtype of its matrix w `[*stack, in, out]`.
+
+    Raises:
+      SideTreeError: there is none, or its shape is another (names the leaf and both shapes).
+    """
+    gram = dense(ctx.side("gram"))
+    _check(ctx, gram.shape, (*w.shape[:-1], w.shape[-2]))
+    return gram.astype(w.dtype)
+
+
+def second_moments(ctx: Context, w: Array) -> Array:
+    """The mean squares `[*stack, in]` of the inputs of a matrix w `[*stack, in, out]`: its Gram matrix's diagonal.
+
+    Raises:
+      SideTreeError: as `gram_of`.
+    """
+    side = ctx.side("gram")
+    if isinstance(side, Diagonal):
+        _check(ctx, side.diagonal.shape, w.shape[:-1])
+        moments = jnp.asarray(side.diagonal).astype(w.dtype)
+    else:
+        gram = gram_of(ctx, w)
+        row, column = (lax.broadcasted_iota(jnp.int32, gram.shape, gram.ndim - k) for k in (2, 1))
+        moments = jnp.sum(jnp.where(row == column, gram, 0), axis=-1)
+    sharding = explicit(w)
+    if sharding is None:
+        return moments
+    return jax.sharding.reshard(moments, NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-1])))
+
+
+def _check(ctx: Context, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if shape != wanted:
+        raise SideTreeError(
+            f"side tree 'gram' has {shape} for {ctx.spec.path} {ctx.spec.shape}, whose inputs ask for {wanted}; "
+            "make it with calibrate(), or as the mean of x x^T"
+        )
