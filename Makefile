@@ -36,8 +36,11 @@ demo: $(VENV)/.has-runtime ## install the runtime and run the main job: train, m
 test: $(VENV)/.has-dev $(VENV)/.has-minilm lint ## lint, types, doctests, README, notebooks and every test
 	$(BIN)/python -m pytest --nbmake wspace kernels tests $(NOTEBOOKS)
 
-check: $(VENV)/.has-dev lint ## the quick part of `make test`, for while you work
-	$(BIN)/python -m pytest -m "not slow" wspace kernels tests
+# What a change to a method or to the core breaks first; ROOM=merge adds that room's own tests and doctests.
+QUICK = tests/core tests/test_style.py $(patsubst %,tests/laws/test_%.py,structure truth families meta edges folds)
+
+check: $(VENV)/.has-dev lint ## the quick part of `make test`, for while you work; ROOM=merge adds a room's own tests
+	$(BIN)/python -m pytest -m "not slow" $(QUICK) $(if $(ROOM),tests/$(ROOM) wspace/$(ROOM))
 
 lint: $(VENV)/.has-dev ## ruff and mypy
 	$(BIN)/ruff check

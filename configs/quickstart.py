@@ -30,17 +30,21 @@ def recipe(width: int = 128, density: float = 0.5, lam: float = 1.0, sparsity: f
     model = tasks.classifier(width)
     test_images, test_labels = digits.load("test")
 
-    def train() -> Mapping[str, Any]:
+    def train(track: Any) -> Mapping[str, Any]:
         """The base, and a fine-tune of it for each part."""
+        tell = track("train")
+        tell(0, 1 + len(tasks.PARTS), "base")
         images, labels = digits.load("train")
         init, *keys = jax.random.split(jax.random.key(0), 2 + len(tasks.PARTS))
         start = model.init(init, jnp.zeros((1, 64)))
         base = tasks.train(model.apply, start, *tasks.starter(images, labels), steps=250, lr=1e-3, key=keys[0])
-        tuned = {
-            name: tasks.train(model.apply, base, *tasks.part(images, labels, classes), steps=250, lr=1e-3, key=key)
-            for name, classes, key in zip(NAMES, tasks.PARTS, keys[1:], strict=True)
-        }
-        return {"base": base, **tuned}
+        found = {"base": base}
+        for name, classes, key in zip(NAMES, tasks.PARTS, keys[1:], strict=True):
+            tell(len(found), 1 + len(tasks.PARTS), name)
+            part = tasks.part(images, labels, classes)
+            found[name] = tasks.train(model.apply, base, *part, steps=250, lr=1e-3, key=key)
+        tell(len(found), len(found), "")
+        return found
 
     def evaluate(params: Any) -> Mapping[str, float]:
         """Accuracy on all test images and on those of each part."""

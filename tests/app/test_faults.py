@@ -369,3 +369,44 @@ def test_fault_48_the_package_opens_no_connection() -> None:
     code = f"import sys, wspace.app.cli, wspace.io, wspace.app.load; print([m for m in {clients} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.stdout.strip() == "[]", done.stderr
+
+
+MEMORY = """
+import json, sys, threading, time
+from pathlib import Path
+def anonymous():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(l for l in lines if l.startswith("RssAnon")).split()[1]) * 1024
+import jax, wspace as ws
+from wspace.app import cli
+jax.block_until_ready(jax.jit(lambda x: x + 1)(jax.numpy.ones(3)))
+before, peak, running = anonymous(), [0], [True]
+def watch():
+    while running[0]:
+        peak[0] = max(peak[0], anonymous())
+        time.sleep(0.002)
+thread = threading.Thread(target=watch); thread.start()
+code = cli.main(["run", "recipe.yml", "out", "--quiet"])
+running[0] = False; thread.join()
+print(json.dumps([code, peak[0] - before]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of a process")
+def test_fault_37_a_model_streams_in_a_few_leaves_of_memory(here: Path) -> None:
+    """2 models of 12 leaves of 32 MiB: (inputs + 1) leaves and 300 MiB for all else, where both models and the result are
+    1.1 GiB."""
+    leaf, count = 32 * 2**20, 12
+    block = RNG.standard_normal((leaf // 4 // 1024, 1024)).astype(np.float32)
+    for k, name in enumerate("ab"):
+        model(here / name, {f"layers.{i}.weight": np.roll(block, i + k, axis=0) for i in range(count)})
+    models = "[{model: ./a, parameters: {weight: 0.5}}, {model: ./b, parameters: {weight: 0.5}}]"
+    (here / "recipe.yml").write_text(f"merge_method: linear\nmodels: {models}\n")
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], cwd=here, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    code, used = json.loads(done.stdout.splitlines()[-1])
+    assert code == 0, done.stderr
+    assert used <= 3 * leaf + 300 * 2**20, f"{used / 2**20:.0f} MiB"

@@ -54,16 +54,18 @@ def test_inputs_in_the_order_of_their_size(group: int | None) -> None:
 
 @pytest.mark.parametrize("bits", [3, 4])
 def test_the_output_on_data_not_seen_changes_far_less_than_by_rounding(bits: int) -> None:
-    w, g, x = layer(2)
-    error = {
-        name: np.linalg.norm(x @ (q - w))
-        for name, q in {
-            "rtn": np.asarray(ws.quant.rtn(bits, group=16)({"kernel": w.astype(np.float32)})["kernel"].materialize()),
-            "gptq": solved(w.astype(np.float32), g, bits=bits, group=16),
-            "ordered": solved(w.astype(np.float32), g, bits=bits, group=16, act_order=True),
-        }.items()
-    }
-    assert error["gptq"] < 0.7 * error["rtn"] and error["ordered"] < 0.7 * error["rtn"], error
+    """Inputs that vary in few directions, as those of trained layers do: mean squares of the output's error."""
+    rng = np.random.default_rng(2)
+    directions = rng.standard_normal((INPUTS // 4, INPUTS))
+    tokens = rng.standard_normal((1200, INPUTS // 4)) @ directions + 0.3 * rng.standard_normal((1200, INPUTS))
+    seen, held_out = np.split(tokens, 2)
+    w, g = rng.standard_normal((INPUTS, OUTPUTS)).astype(np.float32), gram(seen)
+    rtn = ws.quant.rtn(bits, group=16)({"kernel": w})["kernel"].materialize()
+    plain, gptq, ordered = (
+        np.mean((held_out @ (np.asarray(q) - w)) ** 2)
+        for q in (rtn, solved(w, g, bits=bits, group=16), solved(w, g, bits=bits, group=16, act_order=True))
+    )
+    assert gptq < 0.4 * plain and ordered < 0.4 * plain, (plain, gptq, ordered)
 
 
 def test_weights_on_the_grid_stay() -> None:
@@ -113,7 +115,7 @@ def test_a_larger_layer_is_no_larger_program(act_order: bool) -> None:
         lowered = gptq_array.lower(w, g, 0.01, bits=4, group=32, act_order=act_order)
         return len(lowered.as_text().splitlines())
 
-    assert lines(2048) == lines(256)
+    assert lines(2048) <= lines(256)
 
 
 def test_misuse_is_named() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -20,6 +20,8 @@ from rich.table import Table
 from wspace.app.catalog import Method, catalog
 from wspace.core.errors import WspaceError, nearest, printable
 from wspace.core.plan import size
+
+T = TypeVar("T")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -99,7 +101,8 @@ def _convert(arguments: argparse.Namespace, console: Console) -> int:
 def _verify(arguments: argparse.Namespace, console: Console) -> int:
     from wspace.io import verify
 
-    report = verify(arguments.folder)
+    with tracked(console) as track:
+        report = verify(arguments.folder, progress=track("verify"))
     console.print(f"{report.leaves} leaves ({size(report.bytes)}) in {report.files} files: every digest is right")
     for name in report.unlisted:
         console.print(f"note: {escape(printable(name))} is not in the manifest")
@@ -112,7 +115,7 @@ def _inspect(arguments: argparse.Namespace, console: Console) -> int:
     source = open_checkpoint(arguments.path)
     table = grid("", "name", "dtype", "shape", "size", "mean", "std", "max |w|", "zeros")
     bad = 0
-    for name, spec in source.specs.items():
+    for name, spec in steps(console, "read", source.specs.items()):
         mean, std, top, zeros, sick = statistics(source[name])
         bad += bool(sick)
         shape, stats = "x".join(map(str, spec.shape)) or "scalar", (mean, std, top, zeros)
@@ -151,7 +154,7 @@ def _diff(arguments: argparse.Namespace, console: Console) -> int:
     same = [name for name in a if name in b and a.specs[name].shape == b.specs[name].shape]
     if not same:
         raise TreeMismatch(f"{arguments.first} and {arguments.second} share no leaf; {'; '.join(only)}")
-    rows = [compare(name, a[name], b[name]) for name in same]
+    rows = [compare(name, a[name], b[name]) for name in steps(console, "compare", same)]
     changed = [row for row in rows if row.changed]
     if changed:
         show(console, ledger_table(changed), f"{arguments.first} against {arguments.second}", SHORT)
@@ -209,6 +212,15 @@ def grid(title: str, *head: str) -> Table:
     for i, name in enumerate(head):
         made.add_column(name, justify="right" if i else "left", no_wrap=True, overflow="ellipsis")
     return made
+
+
+def steps(console: Console, label: str, items: Collection[T]) -> Iterator[T]:
+    """The items, with a bar."""
+    with tracked(console) as track:
+        tell = track(label)
+        for n, item in enumerate(items, start=1):
+            yield item
+            tell(n, len(items), "")
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def open_recipe(recipe: Recipe, track: Track) -> Opened:
       RecipeError, FormatError, TreeMismatch, ShapeError, SideTreeError, SelectionError, NonFinite.
     """
     made = steps(recipe)
-    computed = dict(recipe.make()) if recipe.make else {}
+    computed = dict(recipe.make(track)) if recipe.make else {}
     sources = opened({**recipe.sources, **computed}, allow_nonfinite=recipe.allow_nonfinite)
     for name in (*recipe.models, *([recipe.base] if recipe.base else [])):
         if name not in sources:

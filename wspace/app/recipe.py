@@ -73,7 +73,8 @@ class Recipe:
       merges: mergekit stages to run before the steps, the last one is the result.
       output: formats, shard size, dtype.
       title: of the report; without one, the recipe's file name.
-      make: from Python: `() -> {name: tree}`, sources that are computed when the run begins (trained, say).
+      make: from Python: `(track) -> {name: tree}`, sources that are computed when the run begins (trained, say);
+        `track(label)(done, total, what)` moves a progress bar.
       sides: from Python: side trees the steps need besides the base ("gram", ...), or names of sources.
       evaluate: from Python: `params -> {metric: number}`, run after every stage and along the path base -> result.
       allow_nonfinite: let NaN and infinity through.
@@ -88,7 +89,7 @@ class Recipe:
     merges: Sequence[MergeRecipe] = ()
     output: Output = field(default_factory=Output)
     title: str = ""
-    make: Callable[[], Mapping[str, Any]] | None = None
+    make: Callable[[Any], Mapping[str, Any]] | None = None
     sides: Mapping[str, Any] = field(default_factory=dict)
     evaluate: Callable[[Any], Mapping[str, float]] | None = None
     allow_nonfinite: bool = False

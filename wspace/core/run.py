@@ -116,17 +116,18 @@ def shapes(t: Transform, work: Aligned, key: Array | None) -> dict[Path, Any]:
 def _run(t: Transform, work: Aligned, read: Read, write: Write, key: Array | None, tell: Callable[[str], None]) -> None:
     """One pass for each fold, in the order of the paths, then one to apply."""
 
-    def context(path: Path, sides: dict[str, Any]) -> Context:
+    def at(path: Path, function: Callable[..., Any]) -> Any:
+        """A lift or an apply on one leaf; the leaves it read are let go when it returns."""
         spec = work.specs[path]
-        return Context(spec, leaf_key(key, spec.path), sides, summaries[path])
+        leaves, sides = read(path)
+        with _at(t, spec):
+            return function(leaves, Context(spec, leaf_key(key, spec.path), sides, summaries[path]))
 
     summaries: dict[Path, tuple[Any, ...]] = {path: () for path in work.specs}
     for fold in t.folds:
         sums: dict[Any, Any] = {}
         for path in sorted(work.specs, key=lambda p: work.specs[p].path):
-            leaves, sides = read(path)
-            with _at(t, work.specs[path]):
-                s = fold.lift(leaves, context(path, sides))
+            s = at(path, fold.lift)
             if s is not None:
                 group = fold.group(work.specs[path])
                 sums[group] = fold.merge(sums[group], s) if group in sums else s
@@ -137,15 +138,11 @@ def _run(t: Transform, work: Aligned, read: Read, write: Write, key: Array | Non
     firsts = set(ties.values())
     shared: dict[Path, Leaf] = {}
     for path, spec in work.specs.items():
-        if path in ties:
-            leaf = shared[ties[path]]
-        else:
-            leaves, sides = read(path)
-            with _at(t, spec):
-                leaf = t.apply(leaves, context(path, sides))
+        leaf = shared[ties[path]] if path in ties else at(path, t.apply)
         if path in firsts:
             shared[path] = leaf
         write(path, leaf)
+        del leaf
         tell(spec.path)
 
 

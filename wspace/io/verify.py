@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,14 +25,17 @@ class Report(NamedTuple):
     unlisted: tuple[str, ...]  # files that are there now and were not when the checkpoint was written
 
 
-def verify(path: str | Path) -> Report:
+Progress = Callable[[int, int, str], None]  # done, of how many, which
+
+
+def verify(path: str | Path, progress: Progress | None = None) -> Report:
     """Reads every leaf and compares its digest with the manifest; IntegrityError names each leaf that differs."""
     source = open_checkpoint(path)
     folder = source.path
     manifest = read_manifest(folder) if folder.is_dir() else None
     if manifest is None:
         raise FormatError(f"{printable(folder)}: no {MANIFEST}, so there is nothing to compare with")
-    faults = [*_changed_files(source, manifest), *_changed_leaves(source, manifest)]
+    faults = [*_changed_files(source, manifest), *_changed_leaves(source, manifest, progress or _silent)]
     if faults:
         raise IntegrityError(f"{printable(folder)} is not what was written: {listed(faults)}")
     unlisted = tuple(name for name in files_in(folder) if name not in manifest.files)
@@ -40,9 +43,14 @@ def verify(path: str | Path) -> Report:
     return Report(folder, len(manifest.leaves), total, len(manifest.files), unlisted)
 
 
-def _changed_leaves(source: Checkpoint, manifest: Manifest) -> Iterator[str]:
-    for name in sorted(set(source) | set(manifest.leaves)):
+def _silent(done: int, total: int, name: str) -> None: ...
+
+
+def _changed_leaves(source: Checkpoint, manifest: Manifest, tell: Progress) -> Iterator[str]:
+    names = sorted(set(source) | set(manifest.leaves))
+    for n, name in enumerate(names, start=1):
         leaf = f"leaf {name!r}"
+        tell(n, len(names), name)
         if name not in source:
             yield f"{leaf} is gone"
         elif name not in manifest.leaves:

@@ -13,7 +13,10 @@ from wspace.stats.moments import mean_square as mean_square
 from wspace.stats.moments import variance as variance
 from wspace.stats.quantile import keep_largest as keep_largest
 from wspace.stats.quantile import kth_magnitude as kth_magnitude
+from wspace.stats.quantile import largest_in_columns as largest_in_columns
 from wspace.stats.quantile import largest_mask as largest_mask
+from wspace.stats.ranking import ranking as ranking
+from wspace.stats.ranking import stays as stays
 from wspace.stats.seen import Lookup as Lookup
 from wspace.stats.seen import Rows as Rows
 from wspace.stats.seen import Seen as Seen
