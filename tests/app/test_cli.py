@@ -25,7 +25,8 @@ print('HEAVY', sorted({HEAVY} & set(sys.modules)))
 sys.exit(code)
 """
 WORKING = """
-import sys, types, pathlib, time
+import signal, sys, types, pathlib, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and its children too
 commands = types.ModuleType('wspace.app.commands')
 class Work:
     def __enter__(self): self.path.write_text('half')

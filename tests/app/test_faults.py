@@ -308,7 +308,8 @@ def test_fault_32_an_input_changes_meanwhile(
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and its children too
 from wspace.app import execute, cli
 real = execute.stream
 def wait(*args, **kwargs):
@@ -395,8 +396,7 @@ print(json.dumps([code, peak[0] - before]))
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of a process")
 def test_fault_37_a_model_streams_in_a_few_leaves_of_memory(here: Path) -> None:
-    """2 models of 12 leaves of 32 MiB: (inputs + 1) leaves and 300 MiB for all else, where both models and the result are
-    1.1 GiB."""
+    """2 models of 12 leaves of 32 MiB: (inputs + 1) leaves and 300 MiB for all else; models and result are 1.1 GiB."""
     leaf, count = 32 * 2**20, 12
     block = RNG.standard_normal((leaf // 4 // 1024, 1024)).astype(np.float32)
     for k, name in enumerate("ab"):

@@ -25,6 +25,7 @@ from wspace.trace.meet import Operand, uses
 from wspace.trace.rules_control import CALLS
 from wspace.trace.taps import Folder, Sums, Survey
 from wspace.trace.view import Factor, View
+from wspace.trace.walk import scan_operands
 
 
 class Value(NamedTuple):
@@ -113,7 +114,7 @@ class Replay:
     def scan(self, eqn: Eqn, ins: list[Value]) -> list[Value]:
         """Summaries of parameters that are stacked along the loop are stacked alike; all others go round."""
         p, loop = eqn.params, next(self._loops)
-        closed, n, m = p["jaxpr"], p["num_consts"], p["num_consts"] + p["num_carry"]
+        closed, (n, m) = p["jaxpr"], scan_operands(p)
         consts, init, xs = ins[:n], ins[n:m], [v._replace(mark=_turn(v.mark, loop)) for v in ins[m:]]
         carry, outs, shapes = self._settle(closed, (consts, self._carried(closed, n, init, ins), xs))
         marks = [*(v.mark for v in carry), *(_stacked(mark, loop, p["length"]) for mark in outs[len(carry) :])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wspace.trace.terms import Node, pin, unify
-from wspace.trace.walk import Eqn, Label, Place, Rule, Value, Walk
+from wspace.trace.walk import Eqn, Label, Place, Rule, Value, Walk, scan_operands
 
 
 def call(walk: Walk, eqn: Eqn, ins: list[Value]) -> list[Value]:
@@ -30,7 +30,7 @@ def while_(walk: Walk, eqn: Eqn, ins: list[Value]) -> list[Value]:
 def scan(walk: Walk, eqn: Eqn, ins: list[Value]) -> list[Value]:
     """What is stacked may be moved differently on every turn; what goes round, and constants, alike on all of them."""
     p = eqn.params
-    n, m = p["num_consts"], p["num_consts"] + p["num_carry"]
+    n, m = scan_operands(p)
     turn = Node(p["length"], "scanned")
     for x in ins[m:]:
         unify(turn, x.axes[0])

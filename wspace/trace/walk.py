@@ -175,3 +175,14 @@ class Walk:
 def labels(*axes: tuple[Node, Mapping[int, int]]) -> list[Label]:
     """Labels that are whole axes: (what it is, operand -> axis)."""
     return [Label(node, {i: Place(k) for i, k in at.items()}) for node, at in axes]
+
+
+def scan_operands(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Where a scan's carry begins and ends among its operands: constants come before, what is scanned after.
+
+    jax 0.12 has, in place of two numbers, a tree of the three groups of operands.
+    """
+    if "num_consts" in params:
+        return params["num_consts"], params["num_consts"] + params["num_carry"]
+    consts, carry, _ = (len(list(group.vals)) for group in params["ft_in"].unpack())
+    return consts, consts + carry
