@@ -1,0 +1,94 @@
+"""Deleted, a command could lose a leaf on conversion, call different checkpoints equal, or show an empty table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from wspace.app.cli import main
+from wspace.io import open_checkpoint
+
+LEAVES = {
+    "layers.0.weight": np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32),
+    "layers.0.bias": np.arange(6).astype(ml_dtypes.bfloat16),
+    "ids": np.arange(5, dtype=np.int64) + 2**40,
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "a").mkdir()
+    save_file(LEAVES, "a/model.safetensors")
+    (tmp_path / "a" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    return tmp_path
+
+
+def test_convert_there_and_back_is_bit_exact(here: Path) -> None:
+    assert main(["convert", "a", "b"]) == 0
+    assert main(["convert", "b", "c"]) == 0
+    assert main(["convert", "a", "d", "--to", "safetensors", "--shard-size", "100"]) == 0
+    for name in "bcd":
+        made = open_checkpoint(here / name)
+        assert made.keys() == LEAVES.keys()
+        for leaf, values in LEAVES.items():
+            assert made[leaf].dtype == values.dtype
+            np.testing.assert_array_equal(made[leaf], values)
+        assert main(["verify", name]) == 0
+    assert len(list((here / "d").glob("model-*.safetensors"))) > 1
+    assert (here / "d" / "config.json").exists()
+
+
+def test_diff_says_what_differs_and_by_its_exit_code(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diff", "a", "a"]) == 0
+    assert "3 of 3 shared leaves have equal values" in capsys.readouterr().out
+    (here / "b").mkdir()
+    flipped = {**LEAVES, "layers.0.weight": -LEAVES["layers.0.weight"], "extra": np.ones(1, np.float32)}
+    flipped.pop("ids")
+    save_file(flipped, "b/model.safetensors")
+    assert main(["diff", "a", "b"]) == 1
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if "layers.0.weight" in line).split()
+    assert row[-4:] == ["2", "-1", "24", "0"]  # relative error, cosine, sign flips, zeros
+    assert "only in a: ids" in out and "only in b: extra" in out
+
+
+def test_inspect_lists_every_leaf_with_its_statistics(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "a"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in LEAVES) and "3 leaves, 35 numbers" in out
+    assert f"{LEAVES['layers.0.weight'].std():.3g}" in out
+    save_file({"w": np.array([1.0, np.nan], np.float32)}, "a/model.safetensors")
+    assert main(["inspect", "a"]) == 0
+    assert "1 with NaN or infinity" in capsys.readouterr().out
+
+
+def test_plan_reads_no_leaf_and_shows_every_one(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wspace.io import SafetensorsFolder
+
+    monkeypatch.setattr(SafetensorsFolder, "_read", lambda self, name: pytest.fail(f"{name} was read"))
+    text = "sources: {a: ./a}\nmodels: [a]\nsteps:\n  - prune.magnitude: {sparsity: 0.5}\n    where: weight\n"
+    (here / "r.yml").write_text(text)
+    assert main(["plan", "r.yml"]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in out.splitlines() if line.strip().startswith(("layers", "ids"))}
+    assert rows.keys() == LEAVES.keys()
+    assert "magnitude" in rows["layers.0.weight"] and "keep" in rows["layers.0.bias"] and "pass" in rows["ids"]
+
+
+def test_methods_come_from_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
+    import wspace as ws
+
+    assert main(["methods", "merge"]) == 0
+    assert "merge.ties" in capsys.readouterr().out
+    assert main(["methods", "merge.ties"]) == 0
+    out = capsys.readouterr().out
+    assert str(ws.merge.ties.__doc__).splitlines()[0] in out and "Yadav" in out and "density" in out
