@@ -197,17 +197,18 @@ def test_transposed_conv() -> None:
 
 
 def test_conv_under_vmap_over_models() -> None:
-    """Batching a convolution folds the models into groups of channels."""
-    p, x = {"kernel": normal(2, 3, 3, 3, 2, 4)}, normal(1, 3, 2, 5, 5, 2)
+    """Batching a convolution folds the models into groups of channels. The name says nothing of inputs."""
+    p, x = {"b": normal(2, 3, 3, 3, 2, 4)}, normal(1, 3, 2, 5, 5, 2)
 
     def apply(p: Any, x: Any) -> Any:
         numbers = ("NHWC", "HWIO", "NHWC")
         return jax.vmap(lambda w, x: jax.lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=numbers))(
-            p["kernel"], x
+            p["b"], x
         )
 
-    found = grams(apply, p, x, axes=Axes({"kernel": "stack space space in out"}))
-    close(found["gram"], {"kernel": np.stack([gram(patches(xi, (3, 3)).reshape(-1, 18)) for xi in x])})
+    found = grams(apply, p, x)
+    assert [a.role for a in found.axes.of(("b",), (3, 3, 3, 2, 4))] == ["stack", "space", "space", "in", "out"]
+    close(found["gram"], {"b": np.stack([gram(patches(xi, (3, 3)).reshape(-1, 18)) for xi in x])})
 
 
 def test_vmap_over_stacked_parameters_and_over_examples() -> None:
@@ -247,6 +248,30 @@ def test_a_slice_of_the_inputs_fills_its_block() -> None:
     want = np.zeros((8, 8))
     want[:5, :5], want[5:, 5:] = gram(x), gram(h)
     close(found["gram"], {"kernel": want})
+
+
+def test_slices_of_slices_that_overlap_and_see_different_numbers_of_tokens() -> None:
+    """Entry (i, j) is the sum over tokens that have both inputs, over the geometric mean of the tokens of i and j."""
+    p, x, h = {"kernel": normal(2, 8, 4)}, normal(1, 7, 5), normal(3, 2, 4)
+    found = grams(lambda p, xh: (xh[0] @ p["kernel"][:5], xh[1] @ p["kernel"][1:][2:][:4]), p, (x, h))
+    total, count = np.zeros((8, 8)), np.zeros(8)
+    for rows, at in ((x, slice(0, 5)), (h, slice(3, 7))):
+        total[at, at] += len(rows) * gram(rows)
+        count[at] += len(rows)
+    want = total / np.sqrt(np.maximum(1, np.outer(count, count)))
+    close(found["gram"], {"kernel": want})
+
+
+def test_weights_without_a_free_axis() -> None:
+    """A product with both axes, and one vector a head."""
+    p, x, h = filled({"kernel": (3, 4), "heads": (2, 4)}), normal(1, 5, 3, 4), normal(3, 5, 2, 4)
+    found = grams(
+        lambda p, xh: (jnp.einsum("bij,ij->b", xh[0], p["kernel"]), jnp.einsum("bhd,hd->bh", xh[1], p["heads"])),
+        p,
+        (x, h),
+    )
+    close(found["gram"], {"kernel": gram(x.reshape(5, 12)), "heads": gram(h)})
+    assert [a.role for a in found.axes.of(("heads",), (2, 4))] == ["out", "in"]
 
 
 def test_uses_add_up() -> None:

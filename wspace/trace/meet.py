@@ -212,7 +212,8 @@ MEETINGS: dict[str, Callable[[Eqn, View, int], Use | None]] = {
 
 def graph_roles(use: Use, names: tuple[Role, ...], shape: tuple[int, ...]) -> tuple[Role, ...] | None:
     """What each axis of a leaf is for, as one use of it says; None where an axis is of two kinds. An axis of length 1
-    says nothing and keeps the role it has by name."""
+    says nothing and keeps the role it has by name. Without any free axis the last one that both operands share is the
+    outputs', since a matrix has some."""
     roles: list[Role] = []
     for kind, named, n in zip(use.kinds, names, shape, strict=True):
         if n == 1:
@@ -223,6 +224,9 @@ def graph_roles(use: Use, names: tuple[Role, ...], shape: tuple[int, ...]) -> tu
             roles.append("space" if "space" in kind else "in")
         else:
             roles.append("stack" if kind <= {"batch"} or kind <= {"turn"} or kind <= {"fixed"} else "out")
+    shared = [k for k, kind in enumerate(use.kinds) if kind == {"batch"} and shape[k] > 1]
+    if "out" not in roles and shared:
+        roles[shared[-1]] = "out"
     return tuple(roles) if "in" in roles else None
 
 
