@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import wspace as ws
+from tests.interpolate import seed_rows
 from tests.rows import Leaves, Row
 
 
@@ -39,7 +40,34 @@ def slerp_tree(trees: list[Leaves], sides: Any, key: Any, t: float, scope: str) 
     return {path: on_a * a[path] + on_b * b[path] for path in a}
 
 
+def nuslerp(leaves: list[np.ndarray], sides: Any, key: Any, weights: Any, axis: int | None = None) -> np.ndarray:
+    a = leaves[0]
+    t = weights[1] / sum(weights)
+    if axis is None or a.ndim == 0:
+        return slerp(leaves, sides, key, t)
+    each = [np.moveaxis(x, axis, -1).reshape(-1, a.shape[axis]) for x in leaves]
+    out = []
+    for u, v in zip(*each, strict=True):
+        on_u, on_v = shares(u, v, t)
+        out.append(on_u * u + on_v * v)
+    return np.moveaxis(np.reshape(out, np.moveaxis(a, axis, -1).shape), -1, axis)
+
+
+def multislerp(leaves: list[np.ndarray], sides: Any, key: Any, weights: Any, normalize: bool = True) -> np.ndarray:
+    """On flat vectors: the weighted mean direction m, the mean offset across m, and the great circle through both."""
+    shares = np.asarray(weights) / (sum(weights) if normalize else 1)
+    norms = np.array([np.linalg.norm(x) for x in leaves])
+    units = np.stack([x.ravel() / n for x, n in zip(leaves, norms, strict=True)])
+    mean = shares @ units
+    m = mean / np.linalg.norm(mean)
+    across = shares @ (units - np.outer(units @ m, m))
+    turn = np.linalg.norm(across)
+    unit = np.cos(turn) * m + np.sinc(turn / np.pi) * across
+    return ((shares @ norms) * unit).reshape(leaves[0].shape)
+
+
 ROWS = [
+    *seed_rows.ROWS,
     Row(
         "interpolate.lerp",
         ws.interpolate.lerp,
@@ -67,5 +95,42 @@ ROWS = [
         trees=2,
         whole=True,
         equal={"t": 0.3},
+    ),
+    Row(
+        "interpolate.nuslerp",
+        ws.interpolate.nuslerp,
+        nuslerp,
+        settings={"weights": (1.0, 0.4)},
+        numeric={"weights": (0.2, 0.5)},
+        trees=2,
+        families=("symmetric",),
+        equal={},
+    ),
+    Row(
+        "interpolate.nuslerp(rows)",
+        ws.interpolate.nuslerp,
+        nuslerp,
+        settings={"weights": (1.0, 0.4), "axis": -1},
+        numeric={"weights": (0.2, 0.5)},
+        trees=2,
+        equal={},
+    ),
+    Row(
+        "interpolate.multislerp",
+        ws.interpolate.multislerp,
+        multislerp,
+        settings={"weights": (1.0, 0.4, 0.7)},
+        numeric={"weights": (0.2, 0.5, 0.9)},
+        trees=3,
+        families=("symmetric",),
+        equal={},
+    ),
+    Row(
+        "interpolate.multislerp(weights as they are)",
+        ws.interpolate.multislerp,
+        multislerp,
+        settings={"weights": (1.0, 0.4, 0.7), "normalize": False},
+        numeric={"weights": (0.2, 0.5, 0.9)},
+        trees=3,
     ),
 ]

@@ -8,6 +8,7 @@ import wspace as ws
 from tests import refs
 from tests.optax_rows import OptaxRow as OptaxRow
 from tests.optax_rows import descend as descend
+from tests.optim import seed_rows
 from tests.rows import Leaves, Row
 
 ROWS: list[Row] = []  # the room has no Transform of its own
@@ -53,6 +54,7 @@ def projected(params: Leaves, grads: list[Leaves]) -> Leaves:
 
 
 OPTAX_ROWS = [
+    *seed_rows.OPTAX_ROWS,
     OptaxRow(
         "optim.prune",
         lambda: ws.optim.prune(

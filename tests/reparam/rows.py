@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import wspace as ws
+from tests.reparam import seed_rows
 from tests.rows import Row
 
 
@@ -15,6 +16,7 @@ def itself(leaves: list[np.ndarray], sides: Any, key: Any, **settings: Any) -> n
 
 
 ROWS = [
+    *seed_rows.ROWS,
     Row(
         "reparam.lora",
         ws.reparam.lora,

@@ -1,7 +1,8 @@
 """mergekit's methods as our transforms: one table; parameters that vary over tensors become a `route`.
 
-Differs from mergekit: `rescale` of the DARE methods divides by the density, as the paper does; mergekit (0.1.4)
-restores each tensor's L1 norm instead. Masks are drawn by tensor name, so they are other masks than mergekit's.
+Differs from mergekit: masks are drawn by tensor name, so those of DARE and DELLA are other masks than mergekit's.
+Weights that sum to zero are refused where mergekit divides by them. A base in `base_model` is used by nuslerp and
+multislerp as mergekit does it: they merge the differences to it.
 """
 
 from __future__ import annotations
@@ -10,14 +11,27 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from wspace.app.mergekit_methods import METHODS
 from wspace.app.mergekit_recipe import MergeRecipe, Values
 from wspace.app.settings import layer_counts, layer_of
-from wspace.average import uniform_soup
+from wspace.average import karcher, model_stock, uniform_soup
 from wspace.core.compose import around_base, keep, route
-from wspace.core.errors import RecipeError, listed, printable
+from wspace.core.errors import RecipeError, printable
 from wspace.core.transform import Transform
-from wspace.interpolate import slerp
-from wspace.merge import dare, elect, ties, weighted_sum
+from wspace.interpolate import multislerp, nuslerp, slerp
+from wspace.merge import (
+    arcee_fusion,
+    breadcrumbs,
+    dare,
+    della,
+    elect,
+    nearswap,
+    ram,
+    ramplus_tl,
+    sce,
+    ties,
+    weighted_sum,
+)
 
 Build = Callable[[Mapping[str, Any], Mapping[str, Sequence[Any]]], Transform]  # (whole, each) -> Transform
 
@@ -41,38 +55,72 @@ def _task_arithmetic(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]
     return around_base(_sum(whole, each), name="task_arithmetic")
 
 
+def _task(
+    make: Callable[..., Transform], elects: bool, names: Sequence[str], norm: Any = "l1"
+) -> Callable[[Mapping[str, Any], Mapping[str, Sequence[Any]]], Transform]:
+    """A method of sparse task vectors: `names` are the parameters of its sparsifier that every model has its own of."""
+
+    def build(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
+        if elects:
+            consensus: Callable[..., Transform] = partial(elect, normalize=whole["normalize"])
+        else:
+            consensus = lambda weights, lam: _sum(whole, each)  # noqa: E731
+        own = {name: tuple(each[name]) for name in names}
+        return make(
+            **own,
+            weights=tuple(each["weight"]),
+            lam=whole["lambda"],
+            consensus=consensus,
+            rescale=norm if whole["rescale"] else False,
+        )
+
+    return build
+
+
 def _ties(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
-    return ties(tuple(each["density"]), tuple(each["weight"]), whole["lambda"], normalize=whole["normalize"])
+    density, weights = tuple(each["density"]), tuple(each["weight"])
+    return ties(density, weights, whole["lambda"], normalize=whole["normalize"], rescale=whole["rescale"])
 
 
-def _dare_linear(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
-    return dare(tuple(each["density"]), rescale=whole["rescale"], consensus=lambda weights, lam: _sum(whole, each))
+def _nuslerp(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
+    return nuslerp(tuple(each["weight"]), None if whole["nuslerp_flatten"] else 0 if whole["nuslerp_row_wise"] else -1)
 
 
-def _dare_ties(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
-    election = partial(elect, normalize=whole["normalize"])
-    return dare(
-        tuple(each["density"]), tuple(each["weight"]), whole["lambda"], consensus=election, rescale=whole["rescale"]
-    )
+def _multislerp(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
+    return multislerp(tuple(each["weight"]), whole["normalize_weights"], whole["eps"])
 
 
 def _passthrough(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
-    return keep()
+    (scale,) = each["scale"]
+    return keep() if scale is None else weighted_sum((scale,))
 
 
 BUILDERS: Mapping[str, Build] = {
     "linear": _linear,
     "slerp": _slerp,
+    "nuslerp": _nuslerp,
+    "multislerp": _multislerp,
+    "karcher": lambda whole, each: karcher(max_iter=int(whole["max_iter"]), tol=whole["tol"]),
     "task_arithmetic": _task_arithmetic,
     "ties": _ties,
-    "dare_linear": _dare_linear,
-    "dare_ties": _dare_ties,
+    "dare_linear": _task(dare, False, ("density",)),
+    "dare_ties": _task(dare, True, ("density",)),
+    "della": _task(della, True, ("density", "epsilon")),
+    "della_linear": _task(della, False, ("density", "epsilon")),
+    "breadcrumbs": _task(breadcrumbs, False, ("density", "gamma"), norm=True),
+    "breadcrumbs_ties": _task(breadcrumbs, True, ("density", "gamma"), norm=True),
+    "sce": lambda whole, each: sce(whole["select_topk"], floor=1e-6),
+    "ram": lambda whole, each: ram(whole["epsilon"]),
+    "ramplus_tl": lambda whole, each: ramplus_tl(whole["r"], whole["alpha"], whole["epsilon"]),
+    "model_stock": lambda whole, each: model_stock(-1 if whole["filter_wise"] else None),
+    "nearswap": lambda whole, each: nearswap(whole["t"]),
+    "arcee_fusion": lambda whole, each: arcee_fusion(),
     "passthrough": _passthrough,
 }
-PLAIN: Mapping[str, Mapping[str, Any]] = {  # values at which a parameter changes nothing: others are not built yet
+IGNORED: Mapping[
+    str, Mapping[str, Any]
+] = {  # what mergekit takes and does not look at, and the value that asks nothing
     "task_arithmetic": {"density": 1.0},
-    "ties": {"rescale": False},
-    "passthrough": {"scale": None},
 }
 
 
@@ -80,10 +128,8 @@ def merge_transform(merge: MergeRecipe, names: Sequence[str]) -> tuple[tuple[str
     """The models a document merges, in order, and the Transform for tensors of these names.
 
     Raises:
-      RecipeError: a method, slice or option of mergekit that wspace does not have, with its line.
+      RecipeError: slices, or an option that its method does not use, with its line.
     """
-    if merge.method not in BUILDERS:
-        raise _refused(merge, f"wspace does not have mergekit's {merge.method} yet; it has {listed(BUILDERS)}")
     if merge.slices:
         raise _refused(merge, "wspace does not stack layers by slices yet; list whole models")
     (group,) = merge.groups
@@ -107,11 +153,12 @@ def merge_transform(merge: MergeRecipe, names: Sequence[str]) -> tuple[tuple[str
 
 def _built(merge: MergeRecipe, values: Values) -> Transform:
     each = {name: [own[name] for own in values.each.values()] for name in next(iter(values.each.values()), {})}
-    for name, plain in PLAIN.get(merge.method, {}).items():
-        given = each.get(name, [values.whole.get(name, plain)])
-        if any(value != plain for value in given):
-            raise _refused(merge, f"wspace has {merge.method} with {name}: {plain} only, so far")
-    return BUILDERS[merge.method](values.whole, each)
+    for name, plain in IGNORED.get(merge.method, {}).items():
+        if any(value != plain for value in each[name]):
+            raise _refused(merge, f"{merge.method} does not use {name} in mergekit either; leave it out, or take ties")
+    made = BUILDERS[merge.method](values.whole, each)
+    based = METHODS[merge.method].base == "optional" and merge.base is not None
+    return around_base(made, name=merge.method) if based else made
 
 
 def _refused(merge: MergeRecipe, why: str) -> RecipeError:

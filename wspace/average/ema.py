@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wspace.average.read import in_dtypes_of, only
 from wspace.core.containers import is_weight
-from wspace.core.errors import SideTreeError, TreeMismatch, WspaceError
-from wspace.core.transform import narrow, working_dtype
+from wspace.core.errors import SideTreeError, WspaceError
+from wspace.core.transform import working_dtype
 from wspace.core.typing import Array, Tree
 
 
@@ -68,7 +69,8 @@ def ema(decay: Array | float, debias: bool = False) -> optax.GradientTransformat
       (Array([2.], dtype=float32), Array([3.], dtype=float32))
 
     Reference: Polyak, Juditsky, 1992, "Acceleration of stochastic approximation by averaging"; Kingma, Ba, 2015, "Adam"
-      (section 3, the bias correction); WARP's anchor is ema(decay=1 - mu).
+      (section 3, the bias correction); WARP's anchor is ema(decay=1 - mu), and the target network of soft actor-critic
+      (Haarnoja et al., 2018) is ema(decay=1 - tau), or `optax.incremental_update(params, target, tau)` outside a chain.
     Differs from the paper: computed as a recursion of the corrected average, which is the same in exact arithmetic.
       `optax.ema` averages the updates, this the parameters.
     """
@@ -106,16 +108,4 @@ def ema_params(state: Any, like: Tree | None = None) -> Tree:
     Raises:
       TreeMismatch: no EmaState in the state, or several.
     """
-    found = [s for s in jax.tree.leaves(state, is_leaf=_is_state) if _is_state(s)]
-    if len(found) != 1:
-        raise TreeMismatch(
-            f"ema_params found {len(found)} EmaStates in the optimizer's state, wanted one; pass it alone"
-        )
-    average = found[0].average
-    if like is None:
-        return average
-    return jax.tree.map(lambda x, w: narrow(x, w.dtype) if is_weight(w) else x, average, like)
-
-
-def _is_state(node: Any) -> bool:
-    return isinstance(node, EmaState)
+    return in_dtypes_of(like, only(EmaState, state, "ema_params").average)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from wspace.core.compose import around_base, chain
+from wspace.core.errors import WspaceError
 from wspace.core.transform import Context, Transform, leafwise, of_model
 from wspace.core.typing import Array
 from wspace.merge.task_arithmetic import weighted_sum
+from wspace.stats.norms import with_norm_of
+
+Rescale = Array | bool | Literal["l1"]
 
 
-@jax.jit
-def drop_array(w: Array, key: Array, density: Array | float, rescale: Array | bool = True) -> Array:
+@partial(jax.jit, static_argnames="norm")
+def drop_array(w: Array, key: Array, density: Array | float, rescale: Array | bool = True, norm: bool = False) -> Array:
     """w with each entry kept with probability `density`, on its own, and divided by it; the others are zero.
+
+    With `norm`, what stays is then scaled to the L1 norm that w had.
 
     w: floating array of any shape. The draws are float32 numbers that depend on key and position alone, so the mask is
     the same on every sharding and in every precision.
@@ -23,10 +31,24 @@ def drop_array(w: Array, key: Array, density: Array | float, rescale: Array | bo
     density = jnp.asarray(density, jnp.float32)
     draws = jax.random.uniform(key, w.shape, jnp.float32, out_sharding=jax.typeof(w).sharding)
     scale = jnp.where(rescale & (density > 0), density, 1).astype(w.dtype)
-    return jnp.where(draws < density, w / scale, jnp.zeros((), w.dtype))
+    kept = jnp.where(draws < density, w / scale, jnp.zeros((), w.dtype))
+    return with_norm_of(kept, w) if norm else kept
 
 
-def drop(density: Array | float | Sequence[float], rescale: Array | bool = True) -> Transform:
+def rescaling(rescale: Rescale, name: str) -> tuple[Array | bool, bool]:
+    """Whether to divide by the probability, and whether to restore the L1 norm.
+
+    Raises:
+      WspaceError: another word.
+    """
+    if not isinstance(rescale, str):
+        return rescale, False
+    if rescale != "l1":
+        raise WspaceError(f"{name} has no rescale={rescale!r}; use True (by the probability), 'l1' (the norm) or False")
+    return False, True
+
+
+def drop(density: Array | float | Sequence[float], rescale: Rescale = True) -> Transform:
     """Keep each entry with probability `density`, divided by `density`, so that the expected value stays.
 
         m_i ~ Bernoulli(density),   x_i <- m_i x_i / density
@@ -36,12 +58,12 @@ def drop(density: Array | float | Sequence[float], rescale: Array | bool = True)
     Args:
       density: probability to stay, 0..1; the paper's drop rate is p = 1 - density. A tuple gives each tree of a chain
         its own. Traced.
-      rescale: whether to divide. Traced.
+      rescale: whether to divide, traced; or "l1" to scale what stays to the L1 norm that the leaf had.
     Returns:
       Transform, 1 -> 1; in a chain before a merge it runs on every tree with a mask of its own. Density 1 changes
       nothing, density 0 leaves zeros.
     Raises:
-      SideTreeError: no key.
+      SideTreeError: no key. WspaceError: another word for rescale.
     Example:
       >>> dropped = drop(0.25)({"w": jnp.ones(1000)}, key=jax.random.key(0))["w"]
       >>> [float(x) for x in jnp.unique(dropped)], bool(abs(dropped.mean() - 1) < 0.2)
@@ -50,9 +72,10 @@ def drop(density: Array | float | Sequence[float], rescale: Array | bool = True)
     Reference: as `dare`.
     Differs from the paper: none.
     """
+    divide, norm = rescaling(rescale, "drop")
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
-        return drop_array(leaves[0], ctx.key, of_model(density, ctx), rescale)
+        return drop_array(leaves[0], ctx.key, of_model(density, ctx), divide, norm)
 
     return leafwise("drop", apply, needs=frozenset({"key"}))
 
@@ -62,7 +85,7 @@ def dare(
     weights: Sequence[float] | Array | None = None,
     lam: Array | float = 1.0,
     consensus: Callable[..., Transform] = weighted_sum,
-    rescale: Array | bool = True,
+    rescale: Rescale = True,
 ) -> Transform:
     """Drop and rescale each task vector, then merge them: by their sum, or by another consensus.
 
@@ -80,7 +103,8 @@ def dare(
       weights: [n], weight of each model; default all 1. Traced.
       lam: scale of the merged task vector. Traced.
       consensus: `(weights, lam) -> Transform` of n task vectors. Static.
-      rescale: whether to divide by density. Traced.
+      rescale: whether to divide by density, traced; or "l1" to scale what stays to the L1 norm that the task vector's
+        leaf had, as mergekit does it.
     Returns:
       Transform, n -> 1. Density 1 is the consensus alone: `task_arithmetic`, TIES without trimming.
     Raises:
@@ -93,7 +117,7 @@ def dare(
 
     Reference: Yu, Yu, Yu, Huang, Li, 2024, "Language Models are Super Mario: Absorbing Abilities from Homologous Models
       as a Free Lunch".
-    Differs from the paper: weights are an addition. mergekit (read at 0.1.4) rescales each leaf to the L1 norm it had
-      instead of dividing by density, and draws its masks in the order of the tensors.
+    Differs from the paper: weights, and to rescale by the L1 norm, are additions. mergekit draws its masks in the order
+      of the tensors.
     """
     return around_base(chain(drop(density, rescale), consensus(weights, lam)), name="dare")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from wspace.core.compose import around_base, chain
 from wspace.core.transform import Context, Transform, leafwise, of_model, per_model
 from wspace.core.typing import Array
+from wspace.stats.norms import with_norm_of
 from wspace.stats.quantile import count_of, keep_largest
 
 Numbers = Sequence[float] | Array
@@ -71,6 +72,7 @@ def ties(
     weights: Numbers | None = None,
     lam: Array | float = 1.0,
     normalize: bool = True,
+    rescale: bool = False,
 ) -> Transform:
     """Trim each task vector to its largest entries, elect a sign per entry, average the entries that agree.
 
@@ -84,6 +86,7 @@ def ties(
       weights: [n], weight of each model in sign election and mean; default all 1. Traced.
       lam: scale of the merged task vector. Traced.
       normalize: divide by the weights that agree (the paper's disjoint mean), or add. Static.
+      rescale: scale what stays to the L1 norm that the task vector's leaf had. Static.
     Returns:
       Transform, n -> 1.
     Raises:
@@ -96,11 +99,14 @@ def ties(
       Array([3., 0., 3., 0.], dtype=float32)
 
     Reference: Yadav, Tam, Choshen, Raffel, Bansal, 2023, "TIES-Merging: Resolving Interference When Merging Models".
-    Differs from the paper: trims per leaf, not over the whole task vector (as mergekit does); weights are an addition;
-      an entry whose weighted sum is exactly zero stays at base instead of taking the majority sign of the whole.
+    Differs from the paper: trims per leaf, not over the whole task vector (as mergekit does); weights and rescale are
+      additions; an entry whose weighted sum is exactly zero stays at base instead of taking the majority sign of the
+      whole.
     """
 
     def trimmed(leaves: tuple[Array, ...], ctx: Context) -> Array:
-        return keep_largest(leaves[0], count_of(of_model(density, ctx), leaves[0].size, floor=True))
+        (d,) = leaves
+        kept = keep_largest(d, count_of(of_model(density, ctx), d.size, floor=True))
+        return with_norm_of(kept, d) if rescale else kept
 
     return around_base(chain(leafwise("trim", trimmed), elect(weights, lam, normalize)), name="ties")

@@ -1,5 +1,6 @@
 """Training time: what happens to weights between two steps, as optax transformations."""
 
+from wspace.optim.adam_r import adam_r as adam_r
 from wspace.optim.project import project as project
 from wspace.optim.prune import mask as mask
 from wspace.optim.prune import prune as prune

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from wspace.core.typing import Array
@@ -9,6 +10,7 @@ from wspace.core.typing import Array
 NOTHING = 1e-7  # an L1 norm below which a leaf counts as zero, and is not scaled: mergekit's number
 
 
+@jax.jit
 def with_norm_of(kept: Array, w: Array) -> Array:
     """`kept` scaled to the L1 norm of w; as it is where either norm is next to nothing.
 

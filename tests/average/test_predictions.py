@@ -1,0 +1,142 @@
+"""Deleted, averages of predictions could be worse than their parts, and a front could hold points that are beaten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from wspace.average import (
+    Front,
+    bayes_mixture,
+    choose_lambda,
+    conformal_shift,
+    hypervolume,
+    optimal_ensemble_weights,
+    pareto_mask,
+    pinball,
+    project_simplex,
+    quantile_aggregate,
+    soup_front,
+)
+from wspace.core.errors import ShapeError
+
+RNG = np.random.default_rng(0)
+
+
+def f32(x: Any) -> jax.Array:
+    return jnp.asarray(x, jnp.float32)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 40])
+def test_the_projection_is_nearest(n: int) -> None:
+    """The optimality condition: on the support all are moved by the same amount, off it by no more."""
+    for v in RNG.standard_normal((5, n)) * 2:
+        w = np.asarray(project_simplex(f32(v)), np.float64)
+        assert abs(w.sum() - 1) < 1e-5 and (w >= 0).all()
+        moved = (v - w)[w > 1e-6]
+        assert np.ptp(moved) < 1e-5 and (v[w <= 1e-6] <= moved.max() + 1e-5).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_convex_weights_are_optimal_and_never_worse_than_a_vertex_or_the_center(weighted: bool) -> None:
+    for _ in range(4):
+        y = RNG.standard_normal(60)
+        p = 0.6 * y[:, None] + RNG.standard_normal((60, 5)) * RNG.random(5) + RNG.standard_normal(5)
+        c = RNG.random(60) if weighted else np.ones(60)
+        w = np.asarray(optimal_ensemble_weights(f32(p), f32(y), f32(c)), np.float64)
+
+        def error(w: np.ndarray, p: np.ndarray = p, y: np.ndarray = y, c: np.ndarray = c) -> float:
+            return float(np.mean(c * (y - p @ w) ** 2))
+
+        best = minimize(
+            error,
+            np.ones(5) / 5,
+            bounds=[(0, 1)] * 5,
+            constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
+            options={"ftol": 1e-14, "maxiter": 1000},
+        )
+        assert abs(w.sum() - 1) < 1e-5 and error(w) <= best.fun + 1e-6
+        assert error(w) <= min(*(error(v) for v in np.eye(5)), error(np.ones(5) / 5)) + 1e-6
+        gradient = 2 * p.T @ (c * (p @ w - y)) / 60
+        assert gradient[w > 1e-4].max() <= gradient.min() + 1e-4  # KKT
+    with pytest.raises(ShapeError, match="give"):
+        optimal_ensemble_weights(f32(p), f32(y[1:]))
+
+
+def test_inside_the_simplex_it_is_least_squares() -> None:
+    p = RNG.standard_normal((50, 3))
+    truth = np.array([0.2, 0.5, 0.3])
+    np.testing.assert_allclose(optimal_ensemble_weights(f32(p), f32(p @ truth)), truth, atol=1e-5)
+
+
+def test_the_mixture_is_within_log_k_of_the_best_and_its_steps_are_bayes() -> None:
+    probs = RNG.dirichlet(np.ones(4), (30, 3))[:, :, 0]
+    got = bayes_mixture(f32(np.log(probs)))
+    weights, steps = np.ones(3) / 3, []
+    for row in probs:
+        steps.append(np.log(weights @ row))
+        weights = weights * row / (weights @ row)
+    np.testing.assert_allclose(got.log_prob, steps, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.exp(got.log_posterior), weights, rtol=1e-4)
+    assert -np.sum(got.log_prob) <= np.min(-np.log(probs).sum(0)) + np.log(3) + 1e-4
+    with pytest.raises(ShapeError, match="prior"):
+        bayes_mixture(f32(np.log(probs)), jnp.zeros(2))
+
+
+def test_quantiles() -> None:
+    levels = f32([0.1, 0.5, 0.9])
+    y, q = f32(RNG.standard_normal(300)), f32(RNG.standard_normal((300, 2, 3)))
+    for logits in (RNG.standard_normal(2), RNG.standard_normal((2, 3)), RNG.standard_normal((300, 2, 3))):
+        full = np.broadcast_to(logits[:, None] if logits.ndim == 1 else logits, q.shape)
+        w = np.exp(full) / np.exp(full).sum(1, keepdims=True)
+        raw = quantile_aggregate(q, f32(logits), increasing=False)
+        np.testing.assert_allclose(raw, (w * np.asarray(q)).sum(1), rtol=1e-4, atol=1e-5)
+        assert pinball(quantile_aggregate(q, f32(logits)), y, levels) <= pinball(raw, y, levels)
+    np.testing.assert_allclose(quantile_aggregate(q[:, :1], jnp.zeros(1), increasing=False), q[:, 0], rtol=1e-6)
+    with pytest.raises(ShapeError, match="logits"):
+        quantile_aggregate(q, jnp.zeros(3))
+
+
+def test_a_conformal_interval_covers() -> None:
+    """Over many draws the coverage of a new point is at least nominal, and not by more than 1 / (n + 1)."""
+    y = RNG.standard_normal((3000, 20))
+    zero = jnp.zeros(19)
+    shifts = np.asarray(jax.vmap(lambda y: conformal_shift(zero, zero, y, 0.8))(f32(y[:, :19])))
+    assert 0.78 < np.mean(np.abs(y[:, 19]) <= shifts) < 0.87
+    assert np.isinf(conformal_shift(zero[:3], zero[:3], zero[:3], 0.9))
+
+
+def test_a_front_has_the_experts_at_its_ends_and_no_beaten_point() -> None:
+    """Concave rewards: a soup lies above the chord in both, the linear mode connectivity that the method rests on."""
+    a, b = ({"w": f32(RNG.standard_normal(4))} for _ in range(2))
+
+    def rewards(p: Any) -> list[Any]:
+        return [-jnp.sum((p["w"] - x["w"]) ** 2) for x in (a, b)]
+
+    grid = [(1 - t, t) for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    front = soup_front([a, b], grid, rewards)
+    np.testing.assert_allclose(front.points[[0, -1]], [rewards(a), rewards(b)], atol=1e-6)
+    chord = np.array([[1 - t, t] for _, t in grid]) @ front.points[[0, -1]]
+    assert (front.points[1:-1] > chord[1:-1]).all() and front.efficient.all()
+    np.testing.assert_array_equal(choose_lambda(front, (0.5, 0.5)), (0.5, 0.5))
+    np.testing.assert_array_equal(choose_lambda(front, (1.0, 0.0)), (1.0, 0.0))
+    with pytest.raises(ShapeError, match=r"need \[n, 2\]"):
+        soup_front([a, b], [(1, 0, 0)], rewards)
+    with pytest.raises(ShapeError, match="one each"):
+        choose_lambda(Front(*front), (1.0,))
+
+
+@pytest.mark.parametrize("rewards", [1, 2, 3])
+def test_the_hypervolume_is_the_share_of_random_points_that_are_beaten(rewards: int) -> None:
+    points, reference = RNG.random((6, rewards)), -0.2 * np.ones(rewards)
+    draws = RNG.random((40000, rewards)) * 1.2 - 0.2
+    share = np.mean([(points >= d).all(1).any() for d in draws]) * 1.2**rewards
+    assert abs(hypervolume(points, reference) - share) < 0.02
+    efficient = pareto_mask(points)
+    assert abs(hypervolume(points[efficient], reference) - hypervolume(points, reference)) < 1e-12
+    assert hypervolume(points, 2 * np.ones(rewards)) == 0

@@ -1,0 +1,77 @@
+"""Model Stock: from the angle between fine-tuned models, how far from their base to their mean the best point lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+
+from wspace.core.compose import around_base
+from wspace.core.errors import ShapeError
+from wspace.core.transform import Context, Transform, leafwise
+from wspace.core.typing import Array
+from wspace.stats.norms import length
+
+SMALLEST = 1e-6  # a product of norms, and a denominator, below which there is no angle: the first one is mergekit's
+
+
+@partial(jax.jit, static_argnames="axis")
+def model_stock_array(deltas: Sequence[Array], axis: int | None = None) -> Array:
+    """`t` times the mean of n >= 2 task vectors of one shape, with t from their mean cosine.
+
+        t = n c / (1 + (n - 1) c),   c = mean over pairs of <d_i, d_j> / (|d_i| |d_j|)
+
+    axis: None for one angle a leaf, or the axis that each filter's entries lie along.
+    """
+    norms = [length(d, axis) for d in deltas]
+    keep, n = axis is not None, len(deltas)
+    cosines = [
+        jnp.sum(deltas[i] * deltas[j], axis=axis, keepdims=keep) / jnp.maximum(norms[i] * norms[j], SMALLEST)
+        for i, j in combinations(range(n), 2)
+    ]
+    c = sum(jnp.clip(x, -1, 1) for x in cosines[1:]) + jnp.clip(cosines[0], -1, 1)
+    c = c / len(cosines)
+    below = 1 + (n - 1) * c
+    t = jnp.where(below > SMALLEST, n * c / jnp.where(below > SMALLEST, below, 1), 0)
+    return t * (sum(deltas[1:], deltas[0]) / n)
+
+
+def model_stock(axis: int | None = None) -> Transform:
+    """Of n fine-tuned models and their base, the point between base and mean that is nearest to the centre of all runs.
+
+        theta = t mean_k theta_k + (1 - t) base,   t = n c / (1 + (n - 1) c),   c = mean cosine of two task vectors
+
+    Scope: leaf (1 pass). Needs: base. Random: no. Output leaf: array, dtype of the first tree.
+
+    Args:
+      axis: None takes one angle a leaf ("layer-wise"). A number takes one a filter: the axis along which the entries of
+        a filter lie, -1 for torch's `[out, in]`, -2 for `[in, out]`; leaves of fewer axes count as one filter. Static.
+    Returns:
+      Transform, n -> 1. Parallel task vectors give the mean (t = 1), orthogonal ones the base (t = 0); opposite ones
+      point away from the mean (t < 0), and where they cancel out (c = -1 / (n - 1)) the base stays.
+    Raises:
+      SideTreeError: no base. TreeMismatch: trees or base differ in structure. ShapeError: fewer than two models.
+    Example:
+      >>> base, a, b = ({"w": jnp.array(w)} for w in ([0.0, 0.0], [3.0, 1.0], [1.0, 3.0]))
+      >>> model_stock()(a, b, base=base)["w"]  # cosine 0.6, so t = 0.75
+      Array([1.5, 1.5], dtype=float32)
+
+    Reference: Jang, Yun, Han, 2024, "Model Stock: All we need is just a few fine-tuned models".
+    Differs from the paper: for more than two models c is the mean over pairs, which the paper leaves open (as in
+      mergekit). The paper repeats the merge during training; that loop is the caller's.
+    """
+
+    def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
+        if len(leaves) < 2:
+            raise ShapeError(f"model_stock: {ctx.spec.path} comes from one model; an angle needs at least two")
+        return model_stock_array(leaves, filter_axis(axis, leaves[0].ndim))
+
+    return around_base(leafwise("model_stock", apply, arity=None), name="model_stock")
+
+
+def filter_axis(axis: int | None, ndim: int) -> int | None:
+    """The axis, or None for a leaf that has no such axis or no other: it is one filter."""
+    return axis if axis is not None and ndim > 1 and -ndim <= axis < ndim else None
