@@ -9,6 +9,7 @@ import numpy as np
 import wspace as ws
 from tests.rows import Row
 from tests.stats.grams import grams
+from wspace.quant.formats import named
 
 
 def code_of(x: np.ndarray, scale: np.ndarray, zero: np.ndarray, bits: int) -> np.ndarray:
@@ -41,6 +42,19 @@ def rtn(
         part = slice(start, start + (group or w.shape[0]))
         scale, zero = grid_of(w[part], bits, symmetric)
         out[part] = (code_of(w[part], scale[None], zero[None], bits) - zero[None]) * scale[None]
+    return out
+
+
+def nearest(leaves: list[np.ndarray], sides: Any, key: Any, grid: str, group: tuple[int, None]) -> np.ndarray:
+    """Block by block, the nearest level of every weight, the largest level being the block's largest magnitude."""
+    (w,) = leaves
+    if w.ndim == 3:
+        return np.stack([nearest([layer], sides, key, grid, group) for layer in w])
+    levels, out = np.array(named(grid).levels), np.zeros_like(w)
+    for i in range(0, w.shape[0], group[0]):
+        part = slice(i, i + group[0])
+        scale = np.max(np.abs(w[part])) / np.max(np.abs(levels)) or 1.0
+        out[part] = levels[np.argmin(np.abs(w[part][..., None] / scale - levels), axis=-1)] * scale
     return out
 
 
@@ -96,6 +110,14 @@ ROWS = [
         settings={"bits": 3, "symmetric": False},
         matrices=True,
         families=("quantizer", "nearest"),
+    ),
+    Row(
+        "quant.rtn(nf4, blocks)",
+        ws.quant.rtn,
+        nearest,
+        settings={"grid": "nf4", "group": (2, None)},
+        matrices=True,
+        families=("quantizer",),
     ),
     Row(
         "quant.gptq",

@@ -12,7 +12,9 @@ import pytest
 import wspace as ws
 from tests.quant.rows import gptq as slow
 from tests.stats.grams import activations, gram
+from wspace.quant.formats import named
 from wspace.quant.gptq import gptq_array, inverse_factor
+from wspace.quant.grid import Block
 
 INPUTS, OUTPUTS = 64, 12
 
@@ -112,7 +114,7 @@ def test_the_factor_is_the_cholesky_factor_of_the_inverse() -> None:
 def test_a_larger_layer_is_no_larger_program(act_order: bool) -> None:
     def lines(inputs: int) -> int:
         w, g = jnp.zeros((inputs, 8)), jnp.zeros((inputs, inputs))
-        lowered = gptq_array.lower(w, g, 0.01, bits=4, group=32, act_order=act_order)
+        lowered = gptq_array.lower(w, g, 0.01, grid=named("int4"), block=Block(32, 1), act_order=act_order)
         return len(lowered.as_text().splitlines())
 
     assert lines(2048) <= lines(256)

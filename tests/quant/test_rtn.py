@@ -76,7 +76,7 @@ def test_what_is_not_finite_is_seen_in_its_group_and_nowhere_else(sick: float, s
     np.testing.assert_array_equal(np.isnan(made), [[True, False], [True, False], [False, False], [False, False]])
 
 
-@pytest.mark.parametrize(("bits", "stored"), [(2, "int2"), (3, "int4"), (4, "int4"), (5, "int8"), (8, "int8")])
+@pytest.mark.parametrize(("bits", "stored"), [(2, "int2"), (3, "uint8"), (4, "int4"), (5, "uint8"), (8, "int8")])
 def test_size_is_counted_in_bits_and_a_file_gives_the_node_back(bits: int, stored: str) -> None:
     w = jnp.asarray(np.random.default_rng(0).standard_normal((3, 16, 6)), jnp.bfloat16)
     for symmetric in (True, False):

@@ -17,7 +17,8 @@ from jax import lax
 from wspace.core.errors import WspaceError
 from wspace.core.transform import Context, Transform, leafwise, over_stack
 from wspace.core.typing import Array
-from wspace.quant.grid import Grid, decode, encode, fit, group_size
+from wspace.quant.formats import Format, choose
+from wspace.quant.grid import Block, Grid, Group, Scales, block_of, decode, encode, fit
 from wspace.quant.qtensor import QTensor, qtensor
 from wspace.stats.sharding import alike, explicit, gathered
 from wspace.stats.side_gram import gram_of
@@ -26,37 +27,36 @@ MICRO = 16  # rows rounded one by one before a matrix product carries their erro
 
 
 class _Form(NamedTuple):
-    """What is static of a grid."""
+    """What is static: the grid, and how many inputs and outputs share scales."""
 
-    bits: int
-    group: int
-    symmetric: bool
+    grid: Grid
+    block: Block
 
 
-@partial(jax.jit, static_argnames=("bits", "group", "symmetric", "act_order", "block"))
+@partial(jax.jit, static_argnames=("grid", "block", "act_order", "carry"))
 def gptq_array(
     w: Array,
     gram: Array,
     damp: Array | float,
-    bits: int,
-    group: int,
-    symmetric: bool = True,
+    grid: Grid,
+    block: Block,
     act_order: bool = False,
-    block: int = 128,
-) -> tuple[Array, Grid]:
-    """Codes int8 `[in, out]` and the grid `[in/group, out]` of w `[in, out]`, given gram `[in, in]` of its inputs.
+    carry: int = 128,
+) -> tuple[Array, Scales]:
+    """Codes `[in, out]` and scales `[in/group, out/width]` of w `[in, out]`, given gram `[in, in]` of its inputs.
 
     A gram that is not positive definite once damped gives scales of NaN.
     """
-    form = _Form(bits, group, symmetric)
+    form = _Form(grid, block)
     if w.size == 0:
-        grid = fit(w, *form)
-        return encode(w, grid, bits), grid
+        empty = fit(w, *form)
+        return encode(w, grid, empty), empty
     w, gram = _damped(w, gram, damp)
-    if act_order:
-        return _by_size(w, gram, form, block)
-    codes, _, grid = _solve(*_factored(w, gram), form, _levels(w.shape[0], group, block))
-    return codes, grid
+    if act_order or grid.whole:
+        order = jnp.argsort(-jnp.diagonal(gram)) if act_order else jnp.arange(len(gram))
+        return _in_order(w, gram, order, form, carry)
+    codes, _, scales = _solve(*_factored(w, gram), form, _levels(w.shape[0], block.group, carry))
+    return codes, scales
 
 
 def _damped(w: Array, gram: Array, damp: Array | float) -> tuple[Array, Array]:
@@ -81,24 +81,24 @@ def inverse_factor(gram: Array) -> Array:
     return inverse[::-1, ::-1]
 
 
-def _by_size(w: Array, gram: Array, form: _Form, block: int) -> tuple[Array, Grid]:
-    """Inputs of largest mean square first, on the grids of the weights as they came."""
-    order = jnp.argsort(-jnp.diagonal(gram))
+def _in_order(w: Array, gram: Array, order: Array, form: _Form, carry: int) -> tuple[Array, Scales]:
+    """Inputs in any order, on the scales of the weights as they came."""
     w, factor = _factored(_rows_at(w, order), gram[order][:, order])
     back = jnp.argsort(order)
-    grid = fit(_rows_at(w, back), *form)
-    of_row = jax.tree.map(lambda x: _rows_at(x, order // form.group), grid)
-    codes, _ = _sweep(w, factor, of_row, form.bits, _levels(len(gram), len(gram), block))
-    return _rows_at(codes, back), grid
+    scales = fit(_rows_at(w, back), *form)
+    group = order // form.block.group
+    of_row = {n: _rows_at(s, group) if s.shape[0] > 1 else s for n, s in scales.items()}
+    codes, _ = _sweep(w, factor, of_row, form.grid, _levels(len(gram), len(gram), carry))
+    return _rows_at(codes, back), scales
 
 
-def _levels(inputs: int, group: int, block: int) -> tuple[int, ...]:
+def _levels(inputs: int, group: int, carry: int) -> tuple[int, ...]:
     """How many rows the nested steps take: each a divisor of the one before, the group among them, 1 the last.
 
     >>> _levels(4096, 64, 128), _levels(4096, 4096, 128), _levels(4096, 1024, 128)
     ((128, 64, 16, 1), (128, 16, 1), (1024, 128, 16, 1))
     """
-    outer = _divisor(group, block) if group > block else _divisor(inputs, block, group)
+    outer = _divisor(group, carry) if group > carry else _divisor(inputs, carry, group)
     return tuple(sorted({group, outer, _divisor(min(group, outer), MICRO), 1} - {inputs}, reverse=True))
 
 
@@ -107,23 +107,23 @@ def _divisor(n: int, most: int, step: int = 1) -> int:
     return max(d for d in range(step, most + 1, step) if n % d == 0)
 
 
-def _solve(w: Array, factor: Array, form: _Form, levels: tuple[int, ...]) -> tuple[Array, Array, Grid]:
-    """Codes and errors of whole groups of rows, whose grids are fitted when their first row is reached."""
-    if w.shape[0] == form.group:
-        grid = fit(w, *form)
-        return *_sweep(w, factor, grid, form.bits, levels), grid
+def _solve(w: Array, factor: Array, form: _Form, levels: tuple[int, ...]) -> tuple[Array, Array, Scales]:
+    """Codes and errors of whole groups of rows, whose scales are fitted when their first row is reached."""
+    if w.shape[0] == form.block.group:
+        scales = fit(w, *form)
+        return *_sweep(w, factor, scales, form.grid, levels), scales
     return _in_steps(w, factor, levels[0], lambda part, corner, at: _solve(part, corner, form, levels[1:]))
 
 
-def _sweep(w: Array, factor: Array, grid: Grid, bits: int, levels: tuple[int, ...]) -> tuple[Array, Array]:
-    """Codes and errors of rows on known grids: one for all rows, or one for each."""
+def _sweep(w: Array, factor: Array, scales: Scales, grid: Grid, levels: tuple[int, ...]) -> tuple[Array, Array]:
+    """Codes and errors of rows on known scales: one for all rows, or one for each."""
     if not levels:
-        codes = encode(w, grid, bits)
-        return codes, (w - decode(codes, grid)) / factor
+        codes = encode(w, grid, scales)
+        return codes, (w - decode(codes, grid, scales)) / factor
 
     def inner(part: Array, corner: Array, at: Callable[[Array], Array]) -> tuple[Array, Array]:
-        mine = grid if grid.scale.shape[0] == 1 else jax.tree.map(at, grid)
-        return _sweep(part, corner, mine, bits, levels[1:])
+        mine = {n: at(s) if s.shape[0] > 1 else s for n, s in scales.items()}
+        return _sweep(part, corner, mine, grid, levels[1:])
 
     return _in_steps(w, factor, levels[0], inner)
 
@@ -148,7 +148,7 @@ def _in_steps(w: Array, factor: Array, size: int, solve: Callable[..., tuple[Any
         return w - jnp.matmul(across.T, errors, precision=lax.Precision.HIGHEST), solved
 
     _, solved = lax.scan(step, w, jnp.arange(w.shape[0] // size))
-    return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), solved)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), solved)
 
 
 def _rows_at(x: Array, order: Array) -> Array:
@@ -157,11 +157,12 @@ def _rows_at(x: Array, order: Array) -> Array:
 
 def gptq(
     bits: int = 4,
-    group: int | None = None,
+    group: Group = None,
     damp: Array | float = 0.01,
     symmetric: bool = True,
     act_order: bool = False,
     block: int = 128,
+    grid: Format = None,
 ) -> Transform:
     """Round to a grid so that the layer's output changes little, given the Gram matrix of its inputs.
 
@@ -174,11 +175,14 @@ def gptq(
 
     Args:
       bits: width of a code, 2..8. Static.
-      group: consecutive inputs that share a scale; must divide the inputs. None: all of them. Static.
+      group: consecutive inputs that share a scale; must divide the inputs. None: all of them; other forms as of `rtn`.
+        Static.
       damp: what is added to the diagonal of gram, as a fraction of its mean. Traced.
       symmetric: whether codes are centred on 0, as in `rtn`. Static.
       act_order: round inputs in the order of their falling mean square. Scales then are those of the weights as they
         came; else a group's scale is found when its first input is reached, on the corrected weights. Static.
+      grid: instead of bits and symmetric, as of `rtn`. Scales that hang together (nvfp4) are those of the
+        weights as they came. Static.
       block: inputs after which errors are carried on to all later ones at once: speed only. Static.
     Returns:
       Transform, 1 -> 1, for matrices; QTensor as of `rtn`. Inputs that were always zero get zero weights. If the
@@ -186,7 +190,7 @@ def gptq(
     Raises:
       SideTreeError: no gram for a leaf, or of another shape than `[*stack, in, in]`.
       ShapeError: group does not divide the inputs (names the path and both numbers); a leaf that is no matrix.
-      WspaceError: bits outside 2..8; block below 1.
+      WspaceError: bits outside 2..8; an unknown grid; block below 1.
     Example:
       >>> import jax.numpy as jnp
       >>> w, gram = jnp.array([[0.7], [0.12]]), jnp.array([[1.0, 0.9], [0.9, 1.0]])
@@ -203,19 +207,15 @@ def gptq(
     if block < 1:
         raise WspaceError(f"block={block} is no number of inputs; 128 is usual")
 
+    chosen = choose(bits, symmetric, grid)
+
     def apply(leaves: tuple[Array, ...], ctx: Context) -> QTensor:
         view = ctx.view()
         leaf = view.to_matrix(leaves[0])
         w, gram = gathered(leaf, -2), gathered(gathered(gram_of(ctx, leaf), -1), -2)
-        solve = partial(
-            gptq_array,
-            bits=bits,
-            group=group_size(w, bits, group, ctx.spec.path),
-            symmetric=symmetric,
-            act_order=act_order,
-            block=block,
-        )
-        codes, grid = over_stack(lambda w, gram: solve(w, gram, damp), view.stacks)(w, gram)
-        return qtensor(alike(codes, leaf), grid, bits, ctx)
+        shared = block_of(w, group, ctx.spec.path)
+        solve = partial(gptq_array, grid=chosen, block=shared, act_order=act_order, carry=block)
+        codes, scales = over_stack(lambda w, gram: solve(w, gram, damp), view.stacks)(w, gram)
+        return qtensor(alike(codes, leaf), chosen, scales, ctx)
 
     return leafwise("gptq", apply, needs=frozenset({"gram"}))

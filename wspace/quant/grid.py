@@ -1,102 +1,178 @@
-"""Uniform grids: a scale, and with asymmetric grids a zero, for every group of consecutive inputs of every output.
+"""Grids: which numbers codes stand for. A format is a Grid; which weights share its scales is a Block; a solver asks
+for nothing else.
 
-    w ~ scale (code - zero),   code = clip(round(w / scale + zero), -2^(b-1), 2^(b-1) - 1)
+    scales = fit(w, grid, block);   codes = encode(w, grid, scales);   w ~ decode(codes, grid, scales)
 
-Matrices are `[..., in, out]`; the parts of a Grid are `[..., in/group, out]`.
+Matrices are `[..., in, out]`. A Block of `(group, width)` inputs and outputs shares scales, which are kept as
+`[..., in/group, out/width]`, with one axis more where a scale is a table. A Grid itself sees blocks as
+`[..., in/group, group, out/width, width]` and scales with ones in their place, so that all it does is element-wise.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 
-from wspace.core.errors import WspaceError
+from wspace.core.errors import ShapeError
 from wspace.core.typing import Array
-from wspace.stats.groups import check_group, grouped, ungrouped
+from wspace.stats.groups import check_group
+from wspace.stats.sharding import shards
+
+Scales: TypeAlias = Mapping[str, Array]
+Group: TypeAlias = int | Literal["tensor"] | tuple[int | None, int | None] | None
+WITHIN = (-3, -1)  # the axes of a block's own inputs and outputs
 
 
-class Grid(NamedTuple):
-    """scale: weight units a step, float32 (or float64). zero: the code that stands for 0, int8; None is 0."""
+class Block(NamedTuple):
+    """How many inputs and outputs share scales."""
 
-    scale: Array
-    zero: Array | None
+    group: int
+    width: int
 
 
-def limits(bits: int) -> tuple[int, int]:
-    """The smallest and the largest code.
+@dataclass(frozen=True)
+class Grid:
+    """One format: hashable, so that it can be static; `wspace.quant.formats.named(grid.name)` is the grid again.
 
-    >>> limits(4)
-    (-8, 7)
+    bits: what a code takes in a file. A subclass gives fit, encode and decode, on blocks.
     """
-    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+    name: str
+    bits: int
+
+    @property
+    def code_dtype(self) -> str:
+        """The dtype of codes in memory."""
+        return "uint8"
+
+    @property
+    def whole(self) -> bool:
+        """Whether the scales of one block depend on the other blocks, so that all must be fitted at once."""
+        return False
+
+    def fit(self, x: Array, shrink: Array | float = 1.0) -> dict[str, Array]:
+        """The scales of blocks, in the dtype of x; `shrink` is how far to draw in the range, 1: not at all.
+
+        A block of zeros has scale 1 (next to nothing on a grid without a zero); a block with a NaN or an infinity has
+        scale NaN, so that it decodes to NaN.
+        """
+        raise TypeError(f"{type(self).__name__} does not define fit()")
+
+    def encode(self, x: Array, scales: Scales) -> Array:
+        """The nearest codes."""
+        raise TypeError(f"{type(self).__name__} does not define encode()")
+
+    def decode(self, codes: Array, scales: Scales) -> Array:
+        """What codes stand for, in the dtype of the scales."""
+        raise TypeError(f"{type(self).__name__} does not define decode()")
+
+    def stored(self, name: str, part: Array) -> Array:
+        """A scale as a file keeps it, in its narrowest dtype."""
+        return part
 
 
-def fit(w: Array, bits: int, group: int, symmetric: bool) -> Grid:
-    """The grid from the extremes of each group.
-
-        symmetric: s = max|w| / (2^(b-1) - 1);   else s = (max(w, 0) - min(w, 0)) / (2^b - 1), and 0 is a code
-
-    A group of zeros has s = 1; s is never below the smallest normal number. A group with a NaN or an infinity has
-    s = NaN, so that it decodes to NaN.
-    """
-    x = grouped(w, group)
-    low, high = limits(bits)
-    if symmetric:
-        return Grid(_step(jnp.max(jnp.abs(x), axis=-2, initial=0) / high), None)
-    least, most = jnp.min(x, axis=-2, initial=0), jnp.max(x, axis=-2, initial=0)
-    scale = _step(most / (high - low) - least / (high - low))
-    return Grid(scale, _integer(jnp.round(-least / scale) + low))
+def fit(w: Array, grid: Grid, block: Block, shrink: Array | float = 1.0) -> dict[str, Array]:
+    """The scales of w `[..., in, out]`; shrink is a number, or one a block `[..., in/group, out/width]`."""
+    x = blocks(w, w.shape[-2] // block.group, w.shape[-1] // block.width)
+    factor = widened(shrink, w.ndim) if isinstance(shrink, jax.Array) and shrink.ndim else shrink
+    return {name: jnp.squeeze(s, (w.ndim - 1, w.ndim + 1)) for name, s in grid.fit(x, factor).items()}
 
 
-def _step(scale: Array) -> Array:
-    least = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
-    return jnp.where(scale == 0, 1, jnp.where(jnp.isfinite(scale), least, jnp.nan))
+def encode(w: Array, grid: Grid, scales: Scales) -> Array:
+    """The nearest codes `[..., in, out]`."""
+    return unblocked(grid.encode(_like(w, scales), _widened(scales, w.ndim)))
 
 
-def _integer(x: Array) -> Array:
-    return jnp.where(jnp.isnan(x), 0, x).astype(jnp.int8)
+def decode(codes: Array, grid: Grid, scales: Scales) -> Array:
+    """The weights that codes stand for, `[..., in, out]` in the dtype of the scales."""
+    return unblocked(grid.decode(_like(codes, scales), _widened(scales, codes.ndim)))
 
 
-def encode(w: Array, grid: Grid, bits: int) -> Array:
-    """The nearest codes, int8 `[..., in, out]`."""
-    # XLA turns a division by a broadcast array into a product with its reciprocal, in some programs and not in others.
-    # Here it always is one. Scales above 1 are divided by 2^8 first: the reciprocal of 1e38 would be flushed to zero.
-    shrink = jnp.where(grid.scale > 1, 2.0**-8, 1.0).astype(grid.scale.dtype)
-    steps = w * of_each_input(shrink, w) * of_each_input(1 / (grid.scale * shrink), w)
-    if grid.zero is not None:
-        steps = steps + of_each_input(grid.zero, w).astype(w.dtype)
-    return _integer(jnp.clip(jnp.round(steps), *limits(bits)))
+def rounded(w: Array, grid: Grid, scales: Scales) -> Array:
+    """w on the grid: encoded and decoded."""
+    return decode(encode(w, grid, scales), grid, scales)
 
 
-def decode(codes: Array, grid: Grid) -> Array:
-    """The weights that codes stand for, `[..., in, out]` in the dtype of the scale."""
-    steps = codes.astype(grid.scale.dtype)
-    if grid.zero is not None:
-        steps = steps - of_each_input(grid.zero, codes).astype(steps.dtype)
-    return steps * of_each_input(grid.scale, codes)
-
-
-def of_each_input(part: Array, x: Array) -> Array:
-    """A part of a grid, `[..., in/group, out]`, as `[..., in, out]` like x."""
-    *stack, groups, outputs = part.shape
-    return ungrouped(jnp.broadcast_to(part[..., None, :], (*stack, groups, group_of(x, part), outputs)))
-
-
-def group_of(x: Array, scale: Array) -> int:
-    """How many inputs share a scale."""
-    return max(x.shape[-2] // max(scale.shape[-2], 1), 1)
-
-
-def group_size(w: Array, bits: int, group: int | None, path: str) -> int:
-    """The inputs that share a scale: `group`, or all of them.
+def block_of(w: Array, group: Group, path: str) -> Block:
+    """The block of a matrix `[..., in, out]`. group: inputs that share scales, for each output; None: all inputs;
+    "tensor": all inputs and outputs; a pair: inputs and outputs, None for all.
 
     Raises:
-      WspaceError: bits outside 2..8. ShapeError: group does not divide the inputs, or spans devices.
+      ShapeError: the numbers do not divide the inputs or outputs, or a block spans devices.
     """
-    if not 2 <= bits <= 8:
-        raise WspaceError(f"bits={bits} is not supported; a code has 2 to 8 bits")
-    if group is None:
-        return max(w.shape[-2], 1)
-    check_group(w, group, "group", path)
-    return group
+    inputs, outputs = (None, None) if group == "tensor" else group if isinstance(group, tuple) else (group, 1)
+    if inputs is not None:
+        check_group(w, inputs, "group", path)
+    if outputs is not None and (outputs < 1 or w.shape[-1] % outputs):
+        raise ShapeError(
+            f"{path} has {w.shape[-1]} outputs, which a block of {outputs} does not divide; "
+            f"use a divisor of {w.shape[-1]}"
+        )
+    here = w.shape[-1] // shards(w, -1)
+    if outputs is not None and here % outputs and outputs != w.shape[-1]:
+        raise ShapeError(
+            f"{path} has {here} of its {w.shape[-1]} outputs on each device, which a block of {outputs} does not divide; "
+            f"use a divisor of {here}, or shard the inputs"
+        )
+    return Block(inputs or max(w.shape[-2], 1), outputs or max(w.shape[-1], 1))
+
+
+def blocks(x: Array, down: int, across: int) -> Array:
+    """`[..., in, out]` as `[..., down, in/down, across, out/across]`."""
+    return _split(_split(x, x.ndim - 2, down), x.ndim, across)
+
+
+def unblocked(x: Array) -> Array:
+    """The inverse of `blocks`."""
+    return _merged(_merged(x, x.ndim - 2), x.ndim - 4)
+
+
+def widened(part: Array, rank: int) -> Array:
+    """A scale `[..., in/group, out/width, ...]` beside blocks of a matrix of this rank: `[..., in/group, 1, ...]`."""
+    return jnp.expand_dims(part, (rank - 1, rank + 1))
+
+
+def _widened(scales: Scales, rank: int) -> dict[str, Array]:
+    return {name: widened(part, rank) for name, part in scales.items()}
+
+
+def _like(x: Array, scales: Scales) -> Array:
+    """x in the blocks of its scales: the finest of them."""
+    down, across = (max(part.shape[axis] for part in scales.values()) for axis in (x.ndim - 2, x.ndim - 1))
+    return blocks(x, down, across)
+
+
+def _split(x: Array, axis: int, parts: int) -> Array:
+    """One axis as two, `parts` first. Where one of them is 1 nothing moves, on any sharding."""
+    size = x.shape[axis]
+    if parts in (1, size):
+        return jnp.expand_dims(x, axis + (parts == size))
+    return jnp.reshape(x, (*x.shape[:axis], parts, size // max(parts, 1), *x.shape[axis + 1 :]))
+
+
+def _merged(x: Array, axis: int) -> Array:
+    """An axis and the next as one."""
+    a, b = x.shape[axis : axis + 2]
+    if 1 in (a, b):
+        return jnp.squeeze(x, axis if a == 1 else axis + 1)
+    return jnp.reshape(x, (*x.shape[:axis], a * b, *x.shape[axis + 2 :]))
+
+
+def step(size: Array) -> Array:
+    """A scale from the size of a step: 1 for zero, at least the smallest normal number, NaN if it is not finite."""
+    least = jnp.maximum(size, jnp.finfo(size.dtype).tiny)
+    return jnp.where(size == 0, 1, jnp.where(jnp.isfinite(size), least, jnp.nan))
+
+
+def in_steps(x: Array, scale: Array) -> Array:
+    """x / scale.
+
+    XLA turns a division by a broadcast array into a product with its reciprocal, in some programs and not in others.
+    Here it always is one. Scales above 1 are divided by 2^8 first: the reciprocal of 1e38 would be flushed to zero.
+    """
+    shrink = jnp.where(scale > 1, 2.0**-8, 1.0).astype(scale.dtype)
+    return x * shrink * (1 / (scale * shrink))

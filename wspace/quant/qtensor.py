@@ -1,61 +1,84 @@
-"""QTensor: a leaf kept as small integer codes and one scale a group."""
+"""QTensor: a leaf kept as small codes and the scales of their blocks."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from wspace.core.axes import MatrixView
 from wspace.core.implicit import Implicit, implicit, static, stored_bits
-from wspace.core.transform import Context, narrow
+from wspace.core.transform import Context, narrow, working_dtype
 from wspace.core.typing import Array
-from wspace.quant.grid import Grid, decode, group_of
+from wspace.quant.formats import named
+from wspace.quant.grid import Grid, Scales, decode
+from wspace.quant.packing import pack, unpack
 
 
 @implicit
 class QTensor(Implicit):
-    """A quantized leaf: `scale (codes - zero)`, in the leaf's own layout and dtype once materialized.
+    """A quantized leaf: codes on a grid, in the leaf's own layout and dtype once materialized.
 
-    codes: int8 `[*stack, in, out]`, within `bits` bits; in memory a byte each, in a file packed.
-    scale: float32 (float64 for a float64 leaf) `[*stack, in/group, out]`, weight units a step.
-    zero: int8, like scale: the code that stands for 0. None: 0 everywhere.
-    bits, view (how the leaf lies as a matrix) and weight_dtype are static.
+    codes: int8 or uint8 (a float8 dtype, if that is the grid) `[*stack, in, out]`; in a file packed to grid.bits bits.
+    scales: "scale", float32 (float64 for a float64 leaf) `[*stack, in/group, out/width]`, weight units a step; and what
+      else the grid has: "zero", int8, the code that stands for 0.
+    format (the grid's name), view (how the leaf lies as a matrix) and weight_dtype are static.
     """
 
     codes: Array
-    scale: Array
-    zero: Array | None
-    bits: int = static()
+    scales: dict[str, Array]
+    format: str = static()
     view: MatrixView = static()
     weight_dtype: np.dtype = static()
 
     @property
+    def grid(self) -> Grid:
+        return named(self.format)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return self.grid.bits
+
+    @property
+    def scale(self) -> Array:
+        return self.scales["scale"]
+
+    @property
+    def zero(self) -> Array | None:
+        return self.scales.get("zero")
+
+    @property
     def group(self) -> int:
         """How many inputs share a scale."""
-        return group_of(self.codes, self.scale)
+        return max(self.codes.shape[-2] // max(self.scale.shape[-2], 1), 1)
 
     def materialize(self) -> Array:
-        return narrow(self.view.from_matrix(decode(self.codes, Grid(self.scale, self.zero))), self.weight_dtype)
+        return narrow(self.view.from_matrix(decode(self.codes, self.grid, self.scales)), self.weight_dtype)
 
     def stored_bits(self) -> int:
-        """Codes and zeros of `bits` bits, and the scales."""
+        """Codes and zeros of `bits` bits, and the scales in the dtype of the file."""
         zeros = 0 if self.zero is None else math.prod(self.zero.shape)
-        return (math.prod(self.codes.shape) + zeros) * self.bits + stored_bits(self.scale)
+        rest = sum(stored_bits(self.grid.stored(n, s)) for n, s in self.scales.items() if n != "zero")
+        return (math.prod(self.codes.shape) + zeros) * self.bits + rest
 
     def parts(self) -> dict[str, Any]:
-        dtype = jnp.int2 if self.bits == 2 else jnp.int4 if self.bits <= 4 else jnp.int8
-        zero = None if self.zero is None else self.zero.astype(dtype)
-        return {"codes": self.codes.astype(dtype), "scale": self.scale, "zero": zero}
+        scales = {name: self.grid.stored(name, s) for name, s in self.scales.items() if name != "zero"}
+        zero = {} if self.zero is None else {"zero": pack(self.zero, self.bits)}
+        return {"codes": pack(self.codes, self.bits), **scales, **zero}
 
     @classmethod
     def from_stored(cls, parts: dict[str, Any], static: dict[str, Any]) -> QTensor:
-        zero = None if parts["zero"] is None else parts["zero"].astype(jnp.int8)
-        return cls(codes=parts["codes"].astype(jnp.int8), scale=parts["scale"], zero=zero, **static)
+        held = {name: part for name, part in parts.items() if part is not None}
+        grid, wide = named(static["format"]), working_dtype(static["weight_dtype"])
+        codes = unpack(held.pop("codes"), static["view"].matrix_shape, grid.bits, grid.code_dtype)
+        scales = {n: s if n == "zero" else s.astype(wide) for n, s in held.items()}
+        if "zero" in held:
+            scales["zero"] = unpack(held["zero"], scales["scale"].shape, grid.bits, "int8")
+        return cls(codes, scales, **static)
 
 
-def qtensor(codes: Array, grid: Grid, bits: int, ctx: Context) -> QTensor:
+def qtensor(codes: Array, grid: Grid, scales: Scales, ctx: Context) -> QTensor:
     """The QTensor of the leaf that a transform is at, from the codes of its matrix."""
-    return QTensor(codes, grid.scale, grid.zero, bits=bits, view=ctx.view(), weight_dtype=np.dtype(ctx.spec.dtype))
+    return QTensor(codes, dict(scales), format=grid.name, view=ctx.view(), weight_dtype=np.dtype(ctx.spec.dtype))

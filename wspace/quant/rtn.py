@@ -8,38 +8,44 @@ import jax
 
 from wspace.core.transform import Context, Transform, leafwise
 from wspace.core.typing import Array
-from wspace.quant.grid import Grid, encode, fit, group_size
+from wspace.quant.formats import Format, choose
+from wspace.quant.grid import Block, Grid, Group, Scales, block_of, encode, fit
 from wspace.quant.qtensor import QTensor, qtensor
 
 
-@partial(jax.jit, static_argnames=("bits", "group", "symmetric"))
-def rtn_array(w: Array, bits: int, group: int, symmetric: bool = True) -> tuple[Array, Grid]:
-    """Codes int8 `[..., in, out]` and the grid `[..., in/group, out]` of w `[..., in, out]`."""
-    grid = fit(w, bits, group, symmetric)
-    return encode(w, grid, bits), grid
+@partial(jax.jit, static_argnames=("grid", "block"))
+def rtn_array(w: Array, grid: Grid, block: Block) -> tuple[Array, Scales]:
+    """Codes `[..., in, out]` and scales `[..., in/group, out/width]` of w `[..., in, out]`."""
+    scales = fit(w, grid, block)
+    return encode(w, grid, scales), scales
 
 
-def rtn(bits: int = 4, group: int | None = None, symmetric: bool = True) -> Transform:
-    """Round to nearest on a uniform grid, one scale for each group of inputs of each output.
+def rtn(bits: int = 4, group: Group = None, symmetric: bool = True, grid: Format = None) -> Transform:
+    """Round to nearest on a grid, one scale for each group of inputs of each output.
 
         q = clip(round(w / s), -2^(b-1), 2^(b-1) - 1),   s = max|w| / (2^(b-1) - 1)                    symmetric
         q = clip(round(w / s + z), ...),   s = (max(w, 0) - min(w, 0)) / (2^b - 1),  z: min(w, 0) -> -2^(b-1)   else
+
+    Other grids: q = the nearest level of w / s, with s = max|w| / largest level (see `wspace.quant.formats.named`).
 
     Scope: leaf (1 pass). Needs: nothing. Random: no. Output leaf: QTensor.
 
     Args:
       bits: width of a code, 2..8. Static.
-      group: consecutive inputs that share a scale; must divide the inputs. None: all of them. Static.
+      group: consecutive inputs that share a scale; must divide the inputs. None: all of them. "tensor": one scale for
+        the matrix. (group, width): a block of inputs and outputs, None for all of them. Static.
       symmetric: whether codes are centred on 0; if not, zeros are stored as well. Static.
+      grid: instead of bits and symmetric: a name ("nf4", "fp8_e4m3", "mxfp4", "ternary", ...) or a Grid. Static.
     Returns:
       Transform, 1 -> 1, for matrices. codes int8 `[*stack, in, out]`, scale float32 `[*stack, in/group, out]` in
       weight units a step. An all-zero group has scale 1. A group with a NaN or an infinity becomes NaN.
     Raises:
       ShapeError: group does not divide the inputs (names the path and both numbers); a leaf that is no matrix; on a
         mesh with Explicit axes, a group that spans devices (with Auto axes it is gathered).
-      WspaceError: bits outside 2..8.
-    Error: |w - materialized| <= s/2 element-wise. Rounding twice gives the same codes (not where an asymmetric grid's
-      zero lies halfway between two codes: the extremes then move inwards).
+      WspaceError: bits outside 2..8; an unknown grid.
+    Error: on integers |w - materialized| <= s/2 element-wise. Rounding twice gives the same codes (not where an
+      asymmetric grid's zero lies halfway between two codes: the extremes then move inwards; nor on grids scaled by the
+      mean).
     Example:
       >>> import jax.numpy as jnp
       >>> q = rtn(bits=4, group=2)({"kernel": jnp.array([[0.7], [-0.1], [0.0], [0.0]])})["kernel"]
@@ -52,9 +58,11 @@ def rtn(bits: int = 4, group: int | None = None, symmetric: bool = True) -> Tran
       weight is clipped.
     """
 
+    chosen = choose(bits, symmetric, grid)
+
     def apply(leaves: tuple[Array, ...], ctx: Context) -> QTensor:
         w = ctx.view().to_matrix(leaves[0])
-        codes, grid = rtn_array(w, bits, group_size(w, bits, group, ctx.spec.path), symmetric)
-        return qtensor(codes, grid, bits, ctx)
+        codes, scales = rtn_array(w, chosen, block_of(w, group, ctx.spec.path))
+        return qtensor(codes, chosen, scales, ctx)
 
     return leafwise("rtn", apply)
