@@ -115,7 +115,7 @@ def block_of(w: Array, group: Group, path: str) -> Block:
     here = w.shape[-1] // shards(w, -1)
     if outputs is not None and here % outputs and outputs != w.shape[-1]:
         raise ShapeError(
-            f"{path} has {here} of its {w.shape[-1]} outputs on each device, which a block of {outputs} does not divide; "
+            f"{path} has {here} of its {w.shape[-1]} outputs a device, which blocks of {outputs} do not divide; "
             f"use a divisor of {here}, or shard the inputs"
         )
     return Block(inputs or max(w.shape[-2], 1), outputs or max(w.shape[-1], 1))
