@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "average calibrate data init interpolate io match measure merge optim prune quant reparam stats trace"
+    "average calibrate data init interpolate io match measure merge objectives optim prune quant reparam stats trace"
 ).split()
 _CORE = {
     "Axes": "axes",
@@ -27,10 +27,12 @@ _CORE = {
     "Transform": "transform",
     "WspaceError": "errors",
     "around_base": "compose",
+    "by_leaf": "learn",
     "chain": "compose",
     "implicit": "implicit",
     "join": "select",
     "keep": "compose",
+    "learn": "learn",
     "leafwise": "transform",
     "materialize": "implicit",
     "matrices": "select",
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     import wspace.match as match
     import wspace.measure as measure
     import wspace.merge as merge
+    import wspace.objectives as objectives
     import wspace.optim as optim
     import wspace.prune as prune
     import wspace.quant as quant
@@ -71,6 +74,8 @@ if TYPE_CHECKING:
     from wspace.core.implicit import Implicit as Implicit
     from wspace.core.implicit import implicit as implicit
     from wspace.core.implicit import materialize as materialize
+    from wspace.core.learn import by_leaf as by_leaf
+    from wspace.core.learn import learn as learn
     from wspace.core.plan import plan as plan
     from wspace.core.run import stream as stream
     from wspace.core.select import join as join

@@ -15,15 +15,17 @@ from wspace.average import (
     bayes_mixture,
     choose_lambda,
     conformal_shift,
+    conformalize,
     hypervolume,
+    isotonic,
     optimal_ensemble_weights,
     pareto_mask,
-    pinball,
     project_simplex,
     quantile_aggregate,
     soup_front,
 )
 from wspace.core.errors import ShapeError
+from wspace.objectives import pinball
 
 RNG = np.random.default_rng(0)
 
@@ -140,3 +142,32 @@ def test_the_hypervolume_is_the_share_of_random_points_that_are_beaten(rewards: 
     efficient = pareto_mask(points)
     assert abs(hypervolume(points[efficient], reference) - hypervolume(points, reference)) < 1e-12
     assert hypervolume(points, 2 * np.ones(rewards)) == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 30])
+def test_isotonic_is_what_pooling_neighbors_gives(n: int) -> None:
+    q = RNG.standard_normal((6, n)) + np.linspace(0, 2, n)
+    for row, got in zip(q, np.asarray(isotonic(f32(q))), strict=True):
+        blocks: list[list[float]] = []
+        for x in row:
+            blocks.append([x])
+            while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+                blocks[-2:] = [blocks[-2] + blocks[-1]]
+        want = [np.mean(b) for b in blocks for _ in b]
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_conformalized_quantiles_cover_and_the_median_stays() -> None:
+    """Each interval of shifted quantiles has the coverage it claims, over many draws of held-out and new examples."""
+    levels = (0.05, 0.2, 0.5, 0.8, 0.95)
+    y = RNG.standard_normal((1500, 41))
+    held, new = jnp.zeros((40, 5)), jnp.zeros((1, 5))
+    got = np.asarray(jax.vmap(lambda y: conformalize(new, held, y, levels))(f32(y[:, :40])))[:, 0]
+    for i, nominal in ((0, 0.9), (1, 0.6)):
+        covered = np.mean((got[:, i] <= y[:, 40]) & (y[:, 40] <= got[:, 4 - i]))
+        assert nominal - 0.03 < covered < nominal + 0.06
+    np.testing.assert_array_equal(got[:, 2], 0)
+    with pytest.raises(ShapeError, match="not ascending and symmetric"):
+        conformalize(new, held, jnp.zeros(40), (0.1, 0.2, 0.5, 0.8, 0.95))
+    with pytest.raises(ShapeError, match="for 5 levels"):
+        conformalize(new, held, jnp.zeros(4), levels)

@@ -21,6 +21,7 @@ ROOMS = [
     "init",
     "supernet",
     "generate",
+    "objectives",
 ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from wspace.app.arguments import signature
 
-ROOMS = "interpolate average merge match prune quant reparam optim init supernet generate measure".split()
+ROOMS = "interpolate average merge match prune quant reparam optim init supernet generate objectives measure".split()
 _SECTION = re.compile(r"^(\w[\w ]*): ?(.*)$")
 
 

@@ -21,7 +21,8 @@ from wspace.average.model_stock import model_stock as model_stock
 from wspace.average.predictions import Mixture as Mixture
 from wspace.average.predictions import bayes_mixture as bayes_mixture
 from wspace.average.predictions import conformal_shift as conformal_shift
-from wspace.average.predictions import pinball as pinball
+from wspace.average.predictions import conformalize as conformalize
+from wspace.average.predictions import isotonic as isotonic
 from wspace.average.predictions import quantile_aggregate as quantile_aggregate
 from wspace.average.simplex import optimal_ensemble_weights as optimal_ensemble_weights
 from wspace.average.simplex import project_simplex as project_simplex
