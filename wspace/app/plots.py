@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from wspace.core.errors import MissingExtra
@@ -23,15 +23,24 @@ def curve(ts: Sequence[float], lines: Mapping[str, Sequence[float]], xlabel: str
     return _svg(figure)
 
 
-def bars(values: Mapping[str, float], xlabel: str, most: int = 40) -> str:
-    """One horizontal bar a name, in the order given; of more than `most`, the largest."""
+def bars(
+    values: Mapping[str, float], xlabel: str, most: int = 40, low: float | None = None, grey: Collection[str] = ()
+) -> str:
+    """One horizontal bar a name, in the order given; of more than `most`, the largest.
+
+    low: where the axis starts, if not at zero. grey: names that stand back.
+    """
     if len(values) > most:
         largest = sorted(values, key=values.__getitem__, reverse=True)[:most]
         values = {name: v for name, v in values.items() if name in largest}
     figure, axes = _axes(7.2, 0.7 + 0.24 * max(len(values), 2))
     names = list(values)[::-1]
-    axes.barh(names, [values[n] for n in names], color=COLORS[0], height=0.66)
+    colors = ["#b8c0cc" if n in grey else COLORS[0] for n in names]
+    axes.barh(names, [values[n] for n in names], color=colors, height=0.66)
     axes.set_xlabel(xlabel)
+    if low is not None:
+        top = max(values.values())
+        axes.set_xlim(low, top + 0.04 * (top - low))
     axes.tick_params(axis="y", labelsize=8)
     axes.grid(axis="y", visible=False)
     return _svg(figure)
@@ -53,6 +62,55 @@ def grouped(groups: Mapping[str, Mapping[str, float]], ylabel: str) -> str:
         axes.legend(
             frameon=False, fontsize=8, ncols=min(len(metrics), 5), loc="lower center", bbox_to_anchor=(0.5, 1.0)
         )
+    return _svg(figure)
+
+
+def heat(
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    label: str,
+    span: tuple[float, float],
+) -> str:
+    """A map of numbers, each written in its cell; `span` is what the two ends of the color scale stand for."""
+    figure, axes = _axes(1.9 + 0.95 * len(columns) + 0.075 * max(map(len, rows)), 1.1 + 0.34 * len(rows))
+    image = axes.imshow(values, cmap="Blues", vmin=span[0], vmax=span[1], aspect="auto")
+    dark = span[0] + 0.6 * (span[1] - span[0])
+    for i, row in enumerate(values):
+        for k, value in enumerate(row):
+            ink = "white" if value > dark else "#1c2330"
+            axes.text(k, i, f"{value:.2f}", ha="center", va="center", fontsize=9, color=ink)
+    axes.set_xticks(range(len(columns)), list(columns), fontsize=8.5)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8.5)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+    bar = figure.colorbar(image, ax=axes, fraction=0.05, label=label)
+    bar.outline.set_visible(False)
+    return _svg(figure)
+
+
+def landscape(surface: Any, points: Mapping[str, tuple[float, float]], label: str, levels: int = 14) -> str:
+    """A surface over a plane (`xs`, `ys`, `values`) as filled contours on a logarithmic scale, models as points."""
+    import numpy as np
+
+    figure, axes = _axes(7.2, 5.0)
+    values = np.maximum(surface.values, 1e-6)
+    low, high = np.log10(values.min()), np.log10(values.max())
+    ticks = np.logspace(low, high if high > low else low + 1, levels)
+    filled = axes.contourf(surface.xs, surface.ys, values, levels=ticks, norm="log", cmap="Blues", extend="both")
+    axes.contour(surface.xs, surface.ys, values, levels=ticks, colors="#667085", linewidths=0.4)
+    for (name, (x, y)), color in zip(points.items(), COLORS[1:] * len(points), strict=False):
+        axes.plot(x, y, "o", color=color, ms=8, mec="white", mew=1.2, zorder=5)
+        note = axes.annotate(name, (x, y), (7, 7), textcoords="offset points", fontsize=9, zorder=6)
+        note.set_bbox({"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5})
+    axes.set_aspect("equal")
+    axes.grid(visible=False)
+    axes.set_xlabel("distance in weight space")
+    bar = figure.colorbar(filled, ax=axes, fraction=0.04, label=label)
+    shown = ticks[:: max(1, levels // 7)]
+    bar.set_ticks(shown, labels=[f"{t:.2g}" for t in shown])
+    bar.ax.minorticks_off()
     return _svg(figure)
 
 
