@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 import wspace as ws
 from tests import refs
-from tests.merge import seed_rows
+from tests.merge import closed_rows, seed_rows
 from tests.rows import Row, like
 
 Arrays = list[np.ndarray]
@@ -206,6 +206,7 @@ def merge(name: str, truth: Any, trees: int = 3, **rest: Any) -> Row:
 
 ROWS = [
     *seed_rows.ROWS,
+    *closed_rows.ROWS,
     merge("weighted_sum", weighted_sum, settings=WEIGHTS, numeric=OTHERS, families=("symmetric",), equal=SHARES),
     merge(
         "task_arithmetic",

@@ -18,7 +18,7 @@ from wspace.core.errors import FormatError, nearest
 from wspace.core.implicit import KINDS, Implicit
 from wspace.core.typing import Leaf
 
-ROOMS_WITH_NODES = ("quant", "reparam", "prune")  # importing them fills KINDS
+ROOMS_WITH_NODES = ("quant", "reparam", "prune", "merge")  # importing them fills KINDS
 
 
 def parts_of(leaf: Leaf) -> Any:

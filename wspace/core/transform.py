@@ -53,6 +53,23 @@ class Context(NamedTuple):
             )
         return self.sides[name]
 
+    def each(self, name: str) -> tuple[Any, ...]:
+        """This leaf's entries of a side tree that is a tuple of trees, one a model.
+
+        Raises:
+          SideTreeError: it is one tree, or one of the trees has nothing for this leaf.
+        """
+        entries = self.side(name)
+        if not isinstance(entries, tuple):
+            raise SideTreeError(f"side tree {name!r} is one tree; pass a tuple of them, one a model, in their order")
+        if any(entry is None for entry in entries):
+            k = next(k for k, entry in enumerate(entries) if entry is None)
+            raise SideTreeError(
+                f"side tree {name!r} of model {k + 1} has nothing for {self.spec.path} {self.spec.shape}; "
+                f"give it an entry, or leave this leaf out with on(...)"
+            )
+        return entries
+
     def view(self) -> MatrixView:
         """This leaf as `[*stack, in, out]`. Raises ShapeError if it is no matrix."""
         return matrix_view(self.spec.axes, self.spec.shape, self.spec.path)

@@ -64,7 +64,7 @@ def uncertainty(weights: Sequence[float] | Array | None = None, delta0: Array | 
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
         dtype = leaves[0].dtype
-        hessians = [jnp.asarray(h).astype(dtype) for h in ctx.side("fisher")]
+        hessians = [jnp.asarray(h).astype(dtype) for h in ctx.each("fisher")]
         prior = jnp.asarray(ctx.side("base_fisher")).astype(dtype)
         return uncertainty_array(leaves, hessians, prior, per_model(weights, len(leaves)), delta0)
 

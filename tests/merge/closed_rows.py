@@ -1,0 +1,160 @@
+"""Rows of the closed-form merges (by curvature, by magnitude, by singular vectors) and their slow numpy truths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import wspace as ws
+from tests.merge.seed_rows import base, positive
+from tests.rows import Row, like
+
+Arrays = list[np.ndarray]
+
+
+def fishers(trees: Any, rng: np.random.Generator) -> dict[str, Any]:
+    return {"fisher": tuple(positive(t, rng) for t in trees)}
+
+
+def fisher_mean(models: Arrays, precisions: Arrays, weights: Any) -> np.ndarray:
+    """The mode of a product of Gaussians, entry by entry."""
+    out = np.zeros_like(models[0])
+    for i in np.ndindex(out.shape):
+        pull = [w * f[i] for w, f in zip(weights, precisions, strict=True)]
+        out[i] = sum(p * m[i] for p, m in zip(pull, models, strict=True)) / sum(pull)
+    return out
+
+
+def fisher(leaves: Arrays, sides: Any, key: Any, weights: Any, floor: float = 1e-6) -> np.ndarray:
+    return fisher_mean(leaves, [np.where(f < floor, floor, f) for f in sides["fisher"]], weights)
+
+
+def normalized_fisher(trees: Any, sides: Any, key: Any, weights: Any, normalize: bool) -> dict[str, np.ndarray]:
+    of = sides["fisher"]
+    norms = [np.sqrt(sum(np.sum(of[p][k] ** 2) for p in trees[0])) for k in range(len(trees))]
+    scaled = [w / norm for w, norm in zip(weights, norms, strict=True)]
+    return {p: fisher_mean([t[p] for t in trees], of[p], scaled) for p in trees[0]}
+
+
+def magmax(leaves: Arrays, sides: Any, key: Any, lam: float) -> np.ndarray:
+    deltas = [x - sides["base"] for x in leaves]
+    out = sides["base"].copy()
+    for i in np.ndindex(out.shape):
+        out[i] += lam * max((d[i] for d in deltas), key=abs)
+    return out
+
+
+def median(points: Arrays, weights: Any) -> np.ndarray:
+    """Weiszfeld on the points themselves."""
+    x = np.average(points, axis=0, weights=weights)
+    for _ in range(3000):
+        pull = [w / np.linalg.norm(x - p) for w, p in zip(weights, points, strict=True)]
+        x = np.average(points, axis=0, weights=pull)
+    return x
+
+
+def median_of_leaves(leaves: Arrays, sides: Any, key: Any, weights: Any) -> np.ndarray:
+    return median(leaves, weights)
+
+
+def median_of_trees(trees: Any, sides: Any, key: Any, weights: Any, scope: str) -> dict[str, np.ndarray]:
+    whole = median([np.concatenate([x.ravel() for x in t.values()]) for t in trees], weights)
+    parts = np.split(whole, np.cumsum([x.size for x in trees[0].values()])[:-1])
+    return {p: part.reshape(x.shape) for (p, x), part in zip(trees[0].items(), parts, strict=True)}
+
+
+def consensus(leaves: Arrays, sides: Any, key: Any, strictness: float, least: int, lam: float) -> np.ndarray:
+    deltas = [x - sides["base"] for x in leaves]
+    out = sides["base"].copy()
+    for i in np.ndindex(out.shape):
+        merged = sum(d[i] for d in deltas)
+        if sum(abs(d[i]) > strictness * abs(merged - d[i]) for d in deltas) >= least:
+            out[i] += lam * merged
+    return out
+
+
+def emr(leaves: Arrays, sides: Any, key: Any) -> np.ndarray:
+    deltas = [x - sides["base"] for x in leaves]
+    out = np.zeros_like(leaves[0])
+    for i in np.ndindex(out.shape):
+        positive_sum = sum(d[i] for d in deltas) > 0
+        out[i] = max(d[i] for d in deltas) if positive_sum else min(d[i] for d in deltas)
+    return out
+
+
+def with_unified(trees: Any, rng: np.random.Generator) -> dict[str, Any]:
+    return {**base(trees, rng), "unified": like(trees[0], rng)}
+
+
+def emr_model(trees: Any, sides: Any, key: Any) -> dict[str, np.ndarray]:
+    """One task's weights: what agrees in sign with its task vector, scaled to that one's length in the L1 norm."""
+    base, unified = sides["base"], sides["unified"]
+    deltas = {p: x - base[p] for p, x in trees[0].items()}
+    chosen = {p: np.where(d * unified[p] > 0, unified[p], 0) for p, d in deltas.items()}
+    scale = sum(np.abs(d).sum() for d in deltas.values()) / sum(np.abs(c).sum() for c in chosen.values())
+    return {p: base[p] + scale * c for p, c in chosen.items()}
+
+
+def tall_model(leaves: Arrays, sides: Any, key: Any, rule: str, strictness: float) -> np.ndarray:
+    own, far = np.abs(leaves[0] - sides["base"]), np.abs(sides["base"] + sides["unified"] - leaves[0])
+    return np.where(own > strictness * far, sides["base"] + sides["unified"], sides["base"])
+
+
+def row(name: str, truth: Any, trees: int = 3, **rest: Any) -> Row:
+    return Row(f"merge.{name}", getattr(ws.merge, name.partition("(")[0]), truth, trees=trees, **rest)
+
+
+WEIGHTS: dict[str, Any] = {"weights": (0.8, 1.0, 0.7)}  # none has more than half
+OTHERS: dict[str, Any] = {"weights": (1.0, 0.9, 0.75)}
+
+ROWS = [
+    row(
+        "fisher",
+        fisher,
+        settings={**WEIGHTS, "floor": 0.3},
+        numeric={**OTHERS, "floor": 0.5},
+        sides=fishers,
+        families=("symmetric",),
+        equal={},
+    ),
+    row(
+        "fisher(normalized)",
+        normalized_fisher,
+        settings={**WEIGHTS, "normalize": True},
+        numeric=OTHERS,
+        sides=fishers,
+        whole=True,
+        equal={"normalize": True},
+    ),
+    row("magmax", magmax, settings={"lam": 0.5}, numeric={"lam": 0.8}, sides=base, equal={"lam": 1.0}),
+    row("geometric_median", median_of_leaves, settings=WEIGHTS, numeric=OTHERS, families=("symmetric",), equal={}),
+    row(
+        "geometric_median(of trees)",
+        median_of_trees,
+        settings={**WEIGHTS, "scope": "tree"},
+        numeric=OTHERS,
+        whole=True,
+        families=("symmetric",),
+        equal={"scope": "tree"},
+    ),
+    row(
+        "consensus",
+        consensus,
+        settings={"strictness": 0.4, "least": 2, "lam": 0.7},
+        numeric={"strictness": 0.6, "lam": 0.3},
+        sides=base,
+        families=("symmetric",),
+        equal={"least": 1, "lam": 1 / 3, "strictness": 0.2},
+    ),
+    row("emr", emr, sides=base, families=("symmetric",)),
+    row("modulate", emr_model, trees=1, sides=with_unified, whole=True),
+    row(
+        "modulate(tall)",
+        tall_model,
+        trees=1,
+        settings={"rule": "tall", "strictness": 0.4},
+        numeric={"strictness": 0.8},
+        sides=with_unified,
+    ),
+]
