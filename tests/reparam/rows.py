@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import wspace as ws
-from tests.reparam import seed_rows
+from tests.reparam import adapter_rows, seed_rows
 from tests.rows import Row
 
 
@@ -17,6 +17,7 @@ def itself(leaves: list[np.ndarray], sides: Any, key: Any, **settings: Any) -> n
 
 ROWS = [
     *seed_rows.ROWS,
+    *adapter_rows.ROWS,
     Row(
         "reparam.lora",
         ws.reparam.lora,

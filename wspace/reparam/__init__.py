@@ -1,5 +1,8 @@
 """Reparameterizations: a leaf becomes an Implicit node that stands for it; training differentiates `materialize`."""
 
+from wspace.reparam.combine_adapters import combine_adapters as combine_adapters
+from wspace.reparam.extract_lora import extract_lora as extract_lora
+from wspace.reparam.extract_lora import lora_ranks as lora_ranks
 from wspace.reparam.lora import LoRA as LoRA
 from wspace.reparam.lora import lora as lora
 from wspace.reparam.tunable import Tunable as Tunable
