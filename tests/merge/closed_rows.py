@@ -9,6 +9,7 @@ import numpy as np
 import wspace as ws
 from tests.merge.seed_rows import base, positive
 from tests.rows import Row, like
+from tests.stats.grams import grams
 
 Arrays = list[np.ndarray]
 
@@ -101,6 +102,28 @@ def tall_model(leaves: Arrays, sides: Any, key: Any, rule: str, strictness: floa
     return np.where(own > strictness * far, sides["base"] + sides["unified"], sides["base"])
 
 
+def gram_of_each(trees: Any, rng: np.random.Generator) -> dict[str, Any]:
+    return {"gram": tuple(grams((t,), rng)["gram"] for t in trees)}
+
+
+def regmean(leaves: Arrays, sides: Any, key: Any, alpha: float, weights: Any, damp: float = 0.0) -> np.ndarray:
+    """Least squares on inputs that have these Gram matrices: their square roots, stacked, one output after another."""
+    if leaves[0].ndim == 3:
+        each = [[g[layer] for g in sides["gram"]] for layer in range(len(leaves[0]))]
+        return np.stack(
+            [
+                regmean([x[layer] for x in leaves], {"gram": g}, key, alpha, weights, damp)
+                for layer, g in enumerate(each)
+            ]
+        )
+    shrunk = [w * (alpha * g + (1 - alpha) * np.diag(np.diag(g))) for w, g in zip(weights, sides["gram"], strict=True)]
+    pull = damp * np.mean(np.diag(sum(shrunk))) * np.eye(len(shrunk[0]))
+    models = [*leaves, np.mean(leaves, axis=0)]
+    roots = [np.linalg.cholesky(g).T for g in shrunk] + ([np.sqrt(pull)] if damp else [0 * pull])
+    wanted = np.concatenate([x @ w for x, w in zip(roots, models, strict=True)])
+    return np.linalg.lstsq(np.concatenate(roots), wanted)[0]
+
+
 def row(name: str, truth: Any, trees: int = 3, **rest: Any) -> Row:
     return Row(f"merge.{name}", getattr(ws.merge, name.partition("(")[0]), truth, trees=trees, **rest)
 
@@ -156,5 +179,16 @@ ROWS = [
         settings={"rule": "tall", "strictness": 0.4},
         numeric={"strictness": 0.8},
         sides=with_unified,
+    ),
+    row(
+        "regmean",
+        regmean,
+        settings={**WEIGHTS, "alpha": 0.9},
+        numeric={**OTHERS, "alpha": 0.5, "damp": 0.1},
+        sides=gram_of_each,
+        matrices=True,
+        families=("symmetric",),
+        gathers=True,
+        equal={},
     ),
 ]

@@ -22,6 +22,8 @@ from wspace.merge.opcm import opcm_init as opcm_init
 from wspace.merge.opcm import opcm_update as opcm_update
 from wspace.merge.ram import ram as ram
 from wspace.merge.ramplus_tl import ramplus_tl as ramplus_tl
+from wspace.merge.regmean import regmean as regmean
+from wspace.merge.regmean_plusplus import regmean_plusplus as regmean_plusplus
 from wspace.merge.sce import sce as sce
 from wspace.merge.signature import patch as patch
 from wspace.merge.signature import robust_weight_signature as robust_weight_signature

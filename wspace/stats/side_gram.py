@@ -26,6 +26,15 @@ def gram_of(ctx: Context, w: Array) -> Array:
     return gram.astype(w.dtype)
 
 
+def grams_of(ctx: Context, w: Array) -> list[Array]:
+    """The same for a side tree `gram` that is a tuple of trees, one a model.
+
+    Raises:
+      SideTreeError: as `gram_of`; it is one tree.
+    """
+    return [gram_of(ctx._replace(sides={**ctx.sides, "gram": g}), w) for g in ctx.each("gram")]
+
+
 def second_moments(ctx: Context, w: Array) -> Array:
     """The mean squares `[*stack, in]` of the inputs of a matrix w `[*stack, in, out]`: its Gram matrix's diagonal.
 
