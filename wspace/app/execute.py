@@ -24,7 +24,7 @@ from wspace.core.stored import facts_of, parts_of
 from wspace.core.transform import Transform, narrow
 from wspace.core.typing import Leaf, Progress
 from wspace.interpolate import segment
-from wspace.io import Checkpoint, FolderSink, flatten_names, nest_names, write_folder
+from wspace.io import NODES, FolderSink, flatten_names, nest_names, write_folder
 from wspace.measure import Entry, compare
 
 PATH = tuple(i / 10 for i in range(11))  # where the path from the base to the merged model is evaluated
@@ -133,10 +133,9 @@ def run_recipe(recipe: Recipe, out: Path, track: Track, *, overwrite: bool = Fal
     t, result = job.work.transform, Result()
     ready = prepare(t, job.models, key=job.key(t), sides=job.sides())
     made = expanded(job, {show(path): x for path, x in shapes(t, ready, job.key(t)).items()})
-    notes = dict(job.models[0].metadata) | (
-        {"wspace_nodes": json.dumps(made.nodes, sort_keys=True)} if made.nodes else {}
-    )
-    inputs = [w.source for w in job.sources.values() if isinstance(w.source, Checkpoint)]
+    notes = {key: text for key, text in job.models[0].metadata.items() if key != NODES}
+    notes |= {NODES: json.dumps(made.nodes, sort_keys=True)} if made.nodes else {}
+    inputs = [checkpoint for w in job.sources.values() for checkpoint in w.checkpoints]
     options: dict[str, Any] = {"shard_size": recipe.output.shard_size, "overwrite": overwrite, "inputs": inputs}
     with write_folder(out, made.specs, structure=made.structure, metadata=notes, **options) as sink:
         tee = Tee(sink, job, made, result, keep=recipe.evaluate is not None)
@@ -196,7 +195,7 @@ def evaluate(job: Opened, last: Mapping[str, Leaf], result: Result, tell: Progre
         result.scores[label] = score(made)
         step(label)
     if job.work.base:
-        line = segment(dict(job.sources[job.work.base].source), materialize(first))
+        line = segment(materialize(dict(job.sources[job.work.base].source)), materialize(first))
         points: list[Mapping[str, float]] = []
         for t in PATH:
             points.append(score(line(t)))

@@ -16,7 +16,6 @@ from wspace.core.errors import MissingExtra
 from wspace.core.plan import HEAD as PLAN
 from wspace.core.plan import plan
 from wspace.io import (
-    Checkpoint,
     FolderSink,
     config_differences,
     copy_companions,
@@ -37,7 +36,7 @@ def write_records(job: Opened, sink: FolderSink, result: Result) -> None:
     keeper = job.reference
     if keeper.folder is not None and keeper.folder.is_dir():
         result.files = copy_companions(keeper.folder, folder)
-    folders = {w.label: w.folder for w in job.sources.values() if w.folder and isinstance(w.source, Checkpoint)}
+    folders = {w.label: w.folder for w in job.sources.values() if w.folder and w.checkpoints}
     result.notes += [str(d) for d in config_differences(list(folders.values()))]
     digests = {label: digest(path) for label, path in folders.items()}
     sink.record.update(recipe=recipe.text, sets=list(recipe.sets), inputs=digests, wspace=wspace.__version__)

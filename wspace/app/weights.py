@@ -8,31 +8,37 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from wspace.app.sources import Folder, Perturbed
+from wspace.core.align import abstract
 from wspace.core.errors import NonFinite, printable
-from wspace.io import Spec, flatten_names, open_checkpoint
+from wspace.core.implicit import Implicit, dense
+from wspace.io import Checkpoint, Spec, Whole, flatten_names, open_checkpoint
 
 
 class Weights(Mapping[str, Any]):
     """A named source: arrays by name with `specs`, and what a writer needs to give the same kind of thing back.
 
     Attributes:
-      label: its name in the recipe. specs: name -> Spec. structure: how names nest, or None for a flat checkpoint.
+      label: its name in the recipe. specs: name -> Spec, or a node of shapes. structure: how names nest, or None for a
+        flat checkpoint.
       folder: the checkpoint folder it comes from, or None. metadata: of its files. origin: in words, for the report.
+      checkpoints: what is read from disk.
       allow_nonfinite: give out NaN and infinity instead of refusing them.
     """
 
     def __init__(
-        self, label: str, source: Mapping[str, Any], specs: Mapping[str, Spec], *, structure: Any = None
+        self, label: str, source: Mapping[str, Any], specs: Mapping[str, Any], *, structure: Any = None
     ) -> None:
         self.label = label
         self.source = source
         self.specs = specs
         self.structure = structure
         self.folder: Path | None = None
+        self.checkpoints: tuple[Checkpoint, ...] = ()
         self.metadata: Mapping[str, str] = {}
         self.origin = "computed by the recipe"
         self.allow_nonfinite = False
@@ -55,7 +61,11 @@ class Weights(Mapping[str, Any]):
 
 
 def check_finite(leaf: Any, name: str, label: str) -> None:
-    """Raises NonFinite: which leaf of what, how many, the first index."""
+    """Raises NonFinite: which leaf of what (or a part of a node), how many, the first index."""
+    if isinstance(leaf, Implicit):
+        for part in jax.tree.leaves(leaf):
+            check_finite(part, name, label)
+        return
     if not jnp.issubdtype(getattr(leaf, "dtype", np.int32), np.inexact):
         return
     values = np.asarray(leaf)
@@ -78,12 +88,17 @@ class Noisy(Mapping[str, Any]):
 
     def __init__(self, of: Weights, how: Perturbed) -> None:
         self.of, self.how = of, how
+        self.specs = {n: Spec(s.shape, s.dtype) if self._takes(n, s) else s for n, s in of.specs.items()}
+
+    def _takes(self, name: str, leaf: Any) -> bool:
+        floating = jnp.issubdtype(leaf.dtype, np.floating)
+        return floating and (self.how.where is None or re.search(self.how.where, name) is not None)
 
     def __getitem__(self, name: str) -> Any:
         leaf = self.of[name]
-        if not jnp.issubdtype(leaf.dtype, np.floating) or (self.how.where and not re.search(self.how.where, name)):
+        if not self._takes(name, leaf):
             return leaf
-        values = np.asarray(leaf, np.float32)
+        values = np.asarray(dense(leaf) if isinstance(leaf, Implicit) else leaf, np.float32)
         rng = np.random.default_rng((self.how.seed, zlib.crc32(name.encode())))
         spread = float(values.std()) if values.size else 0.0
         noise = rng.standard_normal(values.shape, np.float32) * np.float32(self.how.noise * spread)
@@ -116,12 +131,15 @@ def opened(sources: Mapping[str, Any], *, allow_nonfinite: bool = False) -> dict
     def _opened(name: str, source: Any) -> Weights:
         if isinstance(source, Folder):
             checkpoint = open_checkpoint(source.path)
-            made = Weights(name, checkpoint, checkpoint.specs, structure=checkpoint.structure)
+            whole = Whole(checkpoint)
+            made = Weights(name, whole, whole.specs, structure=whole.structure)
             made.folder, made.metadata, made.origin = Path(source.path), checkpoint.metadata, str(source.path)
+            made.checkpoints = (checkpoint,)
             return made
         if isinstance(source, Perturbed):
             of = get(source.of)
-            made = Weights(name, Noisy(of, source), of.specs, structure=of.structure)
+            noisy = Noisy(of, source)
+            made = Weights(name, noisy, noisy.specs, structure=of.structure)
             made.folder, made.metadata = of.folder, of.metadata
             where = f" on leaves that match {source.where!r}" if source.where else ""
             made.origin = f"{source.of} plus noise of {source.noise:g} deviations{where}, seed {source.seed}"
@@ -134,4 +152,5 @@ def opened(sources: Mapping[str, Any], *, allow_nonfinite: bool = False) -> dict
 def from_tree(name: str, tree: Any) -> Weights:
     """A tree in memory as a source."""
     leaves, structure = flatten_names(tree)
-    return Weights(name, leaves, {key: Spec(np.shape(x), x.dtype) for key, x in leaves.items()}, structure=structure)
+    specs = {key: abstract(x) if isinstance(x, Implicit) else Spec(np.shape(x), x.dtype) for key, x in leaves.items()}
+    return Weights(name, leaves, specs, structure=structure)

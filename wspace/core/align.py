@@ -13,6 +13,7 @@ import numpy as np
 from wspace.core.axes import Axes
 from wspace.core.containers import as_params, is_weight, show
 from wspace.core.errors import SHOWN, SideTreeError, TreeMismatch, listed
+from wspace.core.implicit import Implicit
 from wspace.core.select import Spec
 from wspace.core.transform import Steps, Transform
 from wspace.core.typing import Leaf, Path, Tree
@@ -41,7 +42,10 @@ class ByPath(Mapping[Path, Leaf]):
     def abstract(self, path: Path) -> Any:
         """Shape and dtype of a leaf, without reading it where the source knows them; other leaves as they are."""
         if self.specs is not None:
-            shape, dtype, *_ = self.specs[self.names[path]]
+            spec = self.specs[self.names[path]]
+            if isinstance(spec, Implicit):
+                return spec
+            shape, dtype, *_ = spec
             return jax.ShapeDtypeStruct(tuple(shape), dtype)
         return abstract(self[path])
 

@@ -12,6 +12,7 @@ from wspace.io.companions import (
 from wspace.io.dtypes import Spec
 from wspace.io.load import load, save
 from wspace.io.names import Flat, Structure, flatten_names, nest_names
+from wspace.io.nodes import NODES, Whole
 from wspace.io.orbax import OrbaxCheckpoint, open_orbax, write_orbax
 from wspace.io.restore import read_like
 from wspace.io.safetensors import SafetensorsFile, SafetensorsFolder
@@ -23,6 +24,7 @@ from wspace.io.writer import FolderSink, write_folder, write_tree
 __all__ = [
     "Checkpoint",
     "Difference",
+    "NODES",
     "Flat",
     "FolderSink",
     "OrbaxCheckpoint",
@@ -31,6 +33,7 @@ __all__ = [
     "SafetensorsFolder",
     "Spec",
     "Structure",
+    "Whole",
     "companions",
     "config_differences",
     "copy_companions",

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wspace.core.errors import FormatError, printable
 from wspace.io.checkpoint import open_checkpoint
-
-NODES = "wspace_nodes"  # the metadata key under which a run notes what its Implicit leaves were
+from wspace.io.nodes import NODES, Whole
 
 
 def load(path: str | Path) -> Any:
@@ -27,8 +24,7 @@ def load(path: str | Path) -> Any:
       >>> type(load(folder)["kernel"]).__name__
       'QTensor'
     """
-    checkpoint = open_checkpoint(path)
-    return with_nodes(checkpoint.tree(), checkpoint.metadata.get(NODES), str(path))
+    return Whole(open_checkpoint(path)).tree()
 
 
 def save(path: str | Path, tree: Any, **options: Any) -> None:
@@ -42,26 +38,6 @@ def save(path: str | Path, tree: Any, **options: Any) -> None:
     nodes = {_dotted(p): facts_of(x) for p, x in params.leaves.items() if isinstance(x, Implicit)}
     notes = {**options.pop("metadata", {}), **({NODES: json.dumps(nodes, sort_keys=True)} if nodes else {})}
     write_tree(path, params.rebuild({p: parts_of(x) for p, x in params.leaves.items()}), metadata=notes, **options)
-
-
-def with_nodes(tree: Any, noted: str | None, shown: str) -> Any:
-    """A tree with the dicts that stand for Implicit nodes replaced by the nodes."""
-    if noted is None:
-        return tree
-    from wspace.core.containers import as_params
-    from wspace.core.stored import from_parts
-
-    try:
-        nodes = json.loads(noted)
-        inside = as_params(tree).leaves
-        stops = {path[:n] for path in inside for n in range(1, len(path)) if _dotted(path[:n]) in nodes}
-        params = as_params(tree, stop=stops)
-        made = {p: from_parts(x, nodes[_dotted(p)]) if p in stops else x for p, x in params.leaves.items()}
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as problem:
-        raise FormatError(
-            f"{printable(shown)}: its note on quantized leaves is damaged: {printable(problem)}"
-        ) from problem
-    return params.rebuild(made) if isinstance(tree, Mapping | list | tuple) else tree
 
 
 def _dotted(path: tuple[Any, ...]) -> str:

@@ -1,0 +1,127 @@
+"""A checkpoint with its Implicit leaves whole: quantized and reparameterized leaves are read as the nodes they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from wspace.core.errors import FormatError, printable
+from wspace.io.names import Structure, nest_names
+from wspace.io.source import Checkpoint
+
+NODES = "wspace_nodes"  # the metadata key under which a run notes what its Implicit leaves were
+
+
+class Whole(Mapping[str, Any]):
+    """The leaves of a checkpoint by name, read lazily; the parts of an Implicit leaf are one leaf, a node.
+
+    Attributes:
+      checkpoint: what is read.
+      specs: name -> Spec, or a node of ShapeDtypeStructs.
+      structure: how the names nest, None for a flat checkpoint.
+
+    Raises:
+      FormatError: the note on nodes is damaged, its parts are missing, or a kind of node that is unknown.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._facts = _facts(checkpoint)
+        self._parts = {node: _inside(node, checkpoint.specs) for node in self._facts}
+        part = {name for names in self._parts.values() for name in names.values()}
+        self.specs: dict[str, Any] = {name: spec for name, spec in checkpoint.specs.items() if name not in part}
+        self.specs |= {node: self._abstract(node) for node in self._facts}
+        self.specs = dict(sorted(self.specs.items()))
+        structure = checkpoint.structure
+        self.structure = structure and {**structure, "tree": _collapsed(structure["tree"], (), self._facts)}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._facts:
+            return self.checkpoint[name]
+        from wspace.core.stored import from_parts
+
+        parts = {path: self.checkpoint[part] for path, part in self._parts[name].items()}
+        return self._made(name, lambda: from_parts(_nested(parts), self._facts[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.specs
+
+    def tree(self) -> Any:
+        """All leaves in the containers they were saved from; a flat dict if nothing was recorded."""
+        return dict(self) if self.structure is None else nest_names(self, self.structure)
+
+    def check_unchanged(self) -> None:
+        """IntegrityError if a file changed since it was opened."""
+        self.checkpoint.check_unchanged()
+
+    def _abstract(self, name: str) -> Any:
+        import jax
+
+        from wspace.core.implicit import in_double
+        from wspace.core.stored import from_parts
+
+        specs = {path: self.checkpoint.specs[part] for path, part in self._parts[name].items()}
+        structs = {path: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for path, spec in specs.items()}
+
+        def make() -> Any:
+            with in_double(structs):
+                return jax.eval_shape(lambda parts: from_parts(_nested(parts), self._facts[name]), structs)
+
+        return self._made(name, make)
+
+    def _made(self, name: str, make: Any) -> Any:
+        try:
+            return make()
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as problem:
+            why = str(problem) if isinstance(problem, FormatError) else f"its note is damaged: {printable(problem)}"
+            raise FormatError(f"{printable(self.checkpoint.path)}: leaf '{printable(name)}': {why}") from problem
+
+
+def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    noted = checkpoint.metadata.get(NODES)
+    if noted is None:
+        return {}
+    try:
+        facts = json.loads(noted)
+        if isinstance(facts, dict) and all(isinstance(fact, dict) for fact in facts.values()):
+            return facts
+        problem = "it maps leaves to what they were"
+    except json.JSONDecodeError as error:
+        problem = str(error)
+    raise FormatError(f"{printable(checkpoint.path)}: its note on quantized leaves is damaged: {printable(problem)}")
+
+
+def _inside(node: str, names: Mapping[str, Any]) -> dict[str, str]:
+    """The leaves below a node: path from it -> name."""
+    return {name[len(node) + 1 :]: name for name in names if name.startswith(f"{node}.")}
+
+
+def _nested(parts: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, part in parts.items():
+        *above, last = path.split(".")
+        at = tree
+        for key in above:
+            at = at.setdefault(key, {})
+        at[last] = part
+    return tree
+
+
+def _collapsed(node: Any, path: tuple[Any, ...], nodes: Mapping[str, Any]) -> Structure | Any:
+    """The structure with the dicts that stand for nodes replaced by the nodes' names."""
+    name = ".".join(map(str, path))
+    if path and name in nodes:
+        return name
+    if not isinstance(node, dict):
+        return node
+    ((kind, children),) = node.items()
+    if kind == "dict":
+        return {kind: [[key, _collapsed(child, (*path, key), nodes)] for key, child in children]}
+    return {kind: [_collapsed(child, (*path, i), nodes) for i, child in enumerate(children)]}
