@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from tests.average.trained import accuracy, child, shifted
-from wspace.average import bvcl, error_diversity, greedy_soup, ratatouille, uniform_soup, weighted_average
+from tests.average.trained import MODEL, accuracy, batches, child, moved, shifted
+from tests.average.trained import loss as whole
+from wspace.average import bvcl, error_diversity, greedy_soup, learned_soup, ratatouille, uniform_soup, weighted_average
 from wspace.core.errors import ShapeError, TreeMismatch
 from wspace.data import digits
 
@@ -93,3 +97,36 @@ def test_the_parts_of_the_error_add_up_and_are_the_textbooks() -> None:
     total = got.bias + got.variance / m + (m - 1) / m * got.covariance
     np.testing.assert_allclose([total, got.error], np.mean(np.sum((f.mean(1) - y) ** 2, axis=-1)), rtol=1e-5)
     assert float(got.locality) == 9.0
+
+
+@pytest.mark.parametrize("scope", ["tree", "leaf"])
+def test_a_learned_soup_is_better_than_the_uniform_one_on_what_it_learned_from(scope: Any) -> None:
+    """Two children of one base and one of shifted scans, which the uniform soup can't leave out."""
+    trees, data = [child(0), child(1), moved()], batches(60)
+
+    def loss(params: Any, batch: Any, beta: jax.Array) -> jax.Array:
+        scans, labels = batch
+        return optax.softmax_cross_entropy_with_integer_labels(beta * MODEL.apply(params, scans), labels).mean()
+
+    soup = learned_soup(loss, trees, data, scope=scope)
+    assert whole(soup.params) < whole(uniform_soup()(*trees))
+    weights = jax.tree.leaves(soup.values["weights"])
+    assert len(weights) == (1 if scope == "tree" else 6)
+    for w in weights:
+        np.testing.assert_allclose(w.sum(), 1, rtol=1e-6)
+        assert (w >= 0).all()
+
+
+def test_a_learned_soup_finds_its_weights_and_the_temperature() -> None:
+    """A mean of three vectors and a scale of it, that a loss names; the optimum is inside the simplex."""
+    trees = [{"w": jnp.asarray(RNG.standard_normal(20), jnp.float32)} for _ in range(3)]
+    want = 1.7 * sum(a * t["w"] for a, t in zip((0.2, 0.5, 0.3), trees, strict=True))
+
+    def loss(params: Any, target: jax.Array, beta: jax.Array) -> jax.Array:
+        return jnp.mean((beta * params["w"] - target) ** 2)
+
+    soup = learned_soup(loss, trees, want[None], optax.adam(0.05), steps=600)
+    np.testing.assert_allclose(soup.values["weights"], (0.2, 0.5, 0.3), atol=2e-3)
+    np.testing.assert_allclose(soup.values["beta"], 1.7, atol=1e-2)
+    with pytest.raises(ShapeError, match="scope='row'"):
+        learned_soup(loss, trees, want[None], scope="row")  # type: ignore[arg-type]

@@ -47,6 +47,22 @@ def moved() -> Any:
     return fit(base(), shifted(images), labels, 20)
 
 
+@cache
+def on_parts(seed: int = 0) -> tuple[Any, list[Any]]:
+    """A base that saw 20 scans of every class, and its fine-tunes on classes 0-3, 4-6 and 7-9."""
+    images, labels = digits.load("train")
+    start = fit(MODEL.init(jax.random.key(200 + seed), jnp.zeros((1, 64))), *tasks.starter(images, labels), 30 + seed)
+    parts = [tasks.part(images, labels, classes) for classes in tasks.PARTS]
+    return start, [fit(start, *part, 40 + 10 * seed + k) for k, part in enumerate(parts)]
+
+
+def batches(steps: int, size: int = 48) -> tuple[jax.Array, jax.Array]:
+    """Training scans and labels in random batches, stacked: [steps, size, 64] and [steps, size]."""
+    images, labels = digits.load("train")
+    draws = jax.random.randint(jax.random.key(1), (steps, size), 0, len(images))
+    return jnp.asarray(images)[draws], jnp.asarray(labels)[draws]
+
+
 def loss(params: Any) -> jax.Array:
     """On the training scans."""
     return tasks.loss(MODEL.apply, params, *digits.load("train"))

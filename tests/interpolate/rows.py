@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import wspace as ws
-from tests.interpolate import seed_rows
+from tests.interpolate import curve_rows, seed_rows
 from tests.rows import Leaves, Row
 
 
@@ -68,6 +68,7 @@ def multislerp(leaves: list[np.ndarray], sides: Any, key: Any, weights: Any, nor
 
 ROWS = [
     *seed_rows.ROWS,
+    *curve_rows.ROWS,
     Row(
         "interpolate.lerp",
         ws.interpolate.lerp,

@@ -17,6 +17,7 @@ from wspace.average.karcher import karcher as karcher
 from wspace.average.lawa import LawaState as LawaState
 from wspace.average.lawa import lawa as lawa
 from wspace.average.lawa import lawa_params as lawa_params
+from wspace.average.learned_soup import learned_soup as learned_soup
 from wspace.average.model_stock import model_stock as model_stock
 from wspace.average.predictions import Mixture as Mixture
 from wspace.average.predictions import bayes_mixture as bayes_mixture

@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wspace.core.containers import as_params, is_weight
+from wspace.core.axes import Axes
+from wspace.core.containers import as_params, is_weight, show
 from wspace.core.errors import ShapeError, WspaceError
+from wspace.core.select import Spec, selected
 from wspace.core.transform import Context, Transform, working_dtype
-from wspace.core.typing import Array, Leaf, Progress, Tree
+from wspace.core.typing import Array, Leaf, Progress, Tree, Where
 
-Make = Callable[[Any], Callable[..., Tree]]  # values -> a Transform, or any `(*trees, **sides) -> params`
+Make = Callable[[Any], Any]  # values -> a Transform, or any `(*trees, **sides) -> params`
 Loss = Callable[[Tree, Any], Array]  # (params, batch) -> scalar
 
 PARTS = 20  # how often a run with a progress callback stops to call it
@@ -208,12 +210,17 @@ def by_leaf(make: Callable[[Any], Transform], like: Any, name: str | None = None
     return t._replace(apply=apply, name=name or f"by_leaf({t.name})", needs=t.needs | {"values"})
 
 
-def spread(values: Any, params: Tree) -> Tree:
-    """The same values for every weight of a tree: the `values` that `by_leaf` needs, to learn from.
+def spread(values: Any, params: Tree, where: Where | None = None) -> Tree:
+    """The same values for every weight of a tree, or for those that `where` selects: what `by_leaf` needs.
 
+    Raises:
+      SelectionError: where selects nothing.
     Example:
       >>> spread(jnp.array([0.3, 0.3]), {"w": jnp.ones(3), "step": 7})
       {'w': Array([0.3, 0.3], dtype=float32), 'step': None}
     """
     flat = as_params(params)
-    return flat.rebuild({path: values if is_weight(x) else None for path, x in flat.leaves.items()})
+    shapes = {path: tuple(x.shape) for path, x in flat.leaves.items() if is_weight(x)}
+    specs = {p: Spec(show(p), shape, flat.leaves[p].dtype, Axes().of(p, shape)) for p, shape in shapes.items()}
+    chosen = set(specs if where is None else selected(where, specs))
+    return flat.rebuild({path: values if path in chosen else None for path in flat.leaves})

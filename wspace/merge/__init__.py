@@ -1,5 +1,6 @@
 """Merging models that share a base: task vectors and how to combine them."""
 
+from wspace.merge.adamerging import adamerging as adamerging
 from wspace.merge.arcee_fusion import arcee_fusion as arcee_fusion
 from wspace.merge.breadcrumbs import breadcrumbs as breadcrumbs
 from wspace.merge.breadcrumbs import crumbs as crumbs
@@ -7,6 +8,7 @@ from wspace.merge.consensus import consensus as consensus
 from wspace.merge.dare import dare as dare
 from wspace.merge.dare import drop as drop
 from wspace.merge.darex import darex as darex
+from wspace.merge.darex_q import darex_q as darex_q
 from wspace.merge.della import della as della
 from wspace.merge.della import magprune as magprune
 from wspace.merge.delta_weighted import delta_weighted as delta_weighted
