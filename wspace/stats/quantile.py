@@ -35,8 +35,8 @@ def from_bits(bits: Array) -> Array:
     return lax.bitcast_convert_type(bits, jnp.float64 if bits.dtype == jnp.uint64 else jnp.float32)
 
 
-def count(mask: Array, axis: int | None = None) -> Array:
-    """How many entries of a mask are true, in all or along an axis (which stays, of size 1), as uint32."""
+def count(mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """How many entries of a mask are true, in all or along axes (which stay, of size 1), as uint32."""
     return jnp.sum(mask, axis=axis, keepdims=axis is not None, dtype=jnp.uint32)
 
 
@@ -66,7 +66,7 @@ def _by_digits(codes: Array, k: Array) -> Found:
     return Found(code, room.low, tied)
 
 
-def _by_bits(codes: Array, k: Array, axis: int | None = None) -> Found:
+def _by_bits(codes: Array, k: Array, axis: int | tuple[int, ...] | None = None) -> Found:
     bits = 8 * codes.dtype.itemsize
     one = jnp.ones((), codes.dtype)
 
@@ -91,6 +91,16 @@ def kth_magnitude(w: Array, k: Array | int) -> Array:
       Array(3., dtype=float32)
     """
     return from_bits(kth_largest(magnitude_bits(w), jnp.asarray(k, jnp.uint32)).code)
+
+
+def kth_along(x: Array, k: Array | int, axis: int | tuple[int, ...]) -> Array:
+    """The k-th largest |x| along axes, exactly; they stay, of size 1.
+
+    Example:
+      >>> kth_along(jnp.array([[1.0, -5.0, 2.0], [0.0, 3.0, -4.0]]), 2, -1).ravel()
+      Array([2., 3.], dtype=float32)
+    """
+    return from_bits(_by_bits(magnitude_bits(x), jnp.asarray(k, jnp.uint32), axis).code)
 
 
 @jax.jit
