@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from scipy.linalg import expm, orthogonal_procrustes, polar
 
 import wspace as ws
 from tests.merge.seed_rows import base, positive
@@ -124,12 +127,122 @@ def regmean(leaves: Arrays, sides: Any, key: Any, alpha: float, weights: Any, da
     return np.linalg.lstsq(np.concatenate(roots), wanted)[0]
 
 
+def each_matrix(fn: Any) -> Any:
+    """The truth of a spectral method from `fn` on its task vectors of one matrix as papers write it, `[out, in]`."""
+
+    def truth(leaves: Arrays, sides: Any, key: Any, lam: float = 1.0, **rest: Any) -> np.ndarray:
+        deltas = [x - sides["base"] for x in leaves]
+        if leaves[0].ndim == 1:
+            return sides["base"] + lam * np.mean(deltas, axis=0)
+        if leaves[0].ndim == 2:
+            return sides["base"] + lam * fn([d.T for d in deltas], **rest).T
+        layers = [fn([d[layer].T for d in deltas], **rest).T for layer in range(len(deltas[0]))]
+        return sides["base"] + lam * np.stack(layers)
+
+    return truth
+
+
+def nearest_orthogonal(m: np.ndarray) -> np.ndarray:
+    return polar(m)[0]
+
+
+@each_matrix
+def tsv(deltas: Arrays) -> np.ndarray:
+    k = min(deltas[0].shape) // len(deltas)
+    us, ss, vs = zip(*(np.linalg.svd(d, full_matrices=False) for d in deltas), strict=True)
+    u, v = np.hstack([u[:, :k] for u in us]), np.vstack([v[:k] for v in vs])
+    return nearest_orthogonal(u) @ np.diag(np.hstack([s[:k] for s in ss])) @ nearest_orthogonal(v.T).T
+
+
+@each_matrix
+def iso_c(deltas: Arrays) -> np.ndarray:
+    total = sum(deltas)
+    return np.mean(np.linalg.svd(total)[1]) * nearest_orthogonal(total)
+
+
+@each_matrix
+def iso_cts(deltas: Arrays, common: float) -> np.ndarray:
+    r, n = min(deltas[0].shape), len(deltas)
+    k = r - round((r - int(r * common)) / n) * n
+    u, s, v = (x for x in np.linalg.svd(sum(deltas), full_matrices=False))
+    us, ss, vs = [u[:, :k]], [s[:k]], [v[:k]]
+    for d in deltas:
+        a, b, c = np.linalg.svd(d - u[:, :k] @ u[:, :k].T @ d, full_matrices=False)
+        m = (r - k) // n
+        us, ss, vs = [*us, a[:, :m]], [*ss, b[:m]], [*vs, c[:m]]
+    return np.mean(np.hstack(ss)) * nearest_orthogonal(np.hstack(us)) @ nearest_orthogonal(np.vstack(vs).T).T
+
+
+def interference(m: np.ndarray, deltas: Arrays) -> np.ndarray:
+    """The gradient of WUDI's loss."""
+    return sum(2 * (m - d) @ d.T @ d / np.sum(d**2) for d in deltas)
+
+
+@each_matrix
+def wudi(deltas: Arrays, steps: int | None, lr: float = 0.0) -> np.ndarray:
+    m = sum(deltas)
+    if steps is None:  # the loss is quadratic: its minimum is where the gradient, linear in m, is zero
+        zero = interference(np.zeros_like(m), deltas)
+        slope = sum(2 * d.T @ d / np.sum(d**2) for d in deltas)
+        return -zero @ np.linalg.pinv(slope)
+    first, second = np.zeros_like(m), np.zeros_like(m)
+    for t in range(1, steps + 1):
+        g = interference(m, deltas)
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        m = m - lr * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
+    return m
+
+
+def within_reach(trees: Any, rng: np.random.Generator) -> dict[str, Any]:
+    """A base that both models are turned from by tens of degrees: independent matrices may lie half a circle apart."""
+
+    def one(*models: Any) -> Any:
+        if models[0].ndim < 2:
+            return like(models[0], rng)
+        layers = [turned(*pair) for pair in zip(*models, strict=True)] if models[0].ndim == 3 else turned(*models)
+        return jnp.asarray(np.asarray(layers), models[0].dtype)
+
+    def turned(*models: Any) -> np.ndarray:
+        tall = models[0].shape[0] > models[0].shape[1]
+        wide = [np.nan_to_num(np.asarray(m.T if tall else m, np.float64)) for m in models]
+        skews = [0.2 * rng.standard_normal((len(wide[0]), len(wide[0]))) for _ in wide]
+        base = (np.linalg.pinv(np.vstack(wide)) @ np.vstack([expm(a - a.T) for a in skews])).T
+        return base.T if tall else base
+
+    return {"base": jax.tree.map(one, *trees)}
+
+
+def ortho_merge(leaves: Arrays, sides: Any, key: Any, lam: float) -> np.ndarray:
+    base = sides["base"]
+    if base.ndim == 1:
+        return base + lam * sum(x - base for x in leaves)
+    if base.ndim == 3:
+        layers = range(len(base))
+        return np.stack([ortho_merge([x[i] for x in leaves], {"base": base[i]}, key, lam) for i in layers])
+    if base.shape[0] <= base.shape[1]:
+        rotations = [orthogonal_procrustes(base.T, x.T)[0].T for x in leaves]  # r @ base: inputs are turned
+        return mean_rotation(rotations, lambda r: r @ base, leaves, lam)
+    rotations = [orthogonal_procrustes(base, x)[0] for x in leaves]  # base @ r: outputs are turned
+    return mean_rotation(rotations, lambda r: base @ r, leaves, lam)
+
+
+def mean_rotation(rotations: Arrays, turn: Any, leaves: Arrays, lam: float) -> np.ndarray:
+    one = np.eye(len(rotations[0]))
+    skews = [(r - one) @ np.linalg.inv(r + one) for r in rotations]
+    mean = np.mean(skews, axis=0)
+    mean = mean / np.linalg.norm(mean) * np.mean([np.linalg.norm(a) for a in skews])
+    turned = turn((one + mean) @ np.linalg.inv(one - mean))
+    return turned + lam * sum(x - turn(r) for x, r in zip(leaves, rotations, strict=True))
+
+
 def row(name: str, truth: Any, trees: int = 3, **rest: Any) -> Row:
     return Row(f"merge.{name}", getattr(ws.merge, name.partition("(")[0]), truth, trees=trees, **rest)
 
 
 WEIGHTS: dict[str, Any] = {"weights": (0.8, 1.0, 0.7)}  # none has more than half
 OTHERS: dict[str, Any] = {"weights": (1.0, 0.9, 0.75)}
+
+TURNED = 1e-5  # a subspace cut out between two singular values turns by float32's rounding over their distance
 
 ROWS = [
     row(
@@ -190,5 +303,54 @@ ROWS = [
         families=("symmetric",),
         gathers=True,
         equal={},
+    ),
+    row(
+        "tsv",
+        tsv,
+        tolerance=TURNED,
+        settings={"lam": 0.7},
+        numeric={"lam": 0.3},
+        sides=base,
+        families=("symmetric",),
+        gathers=True,
+    ),
+    row("iso_c", iso_c, settings={"lam": 0.7}, numeric={"lam": 0.3}, sides=base, families=("symmetric",), gathers=True),
+    row(
+        "iso_cts",
+        iso_cts,
+        tolerance=TURNED,
+        settings={"lam": 0.7, "common": 0.5},
+        numeric={"lam": 0.3},
+        sides=base,
+        gathers=True,
+    ),
+    row(
+        "wudi",
+        wudi,
+        settings={"steps": 6, "lr": 0.02, "lam": 0.7},
+        numeric={"lr": 0.05, "lam": 0.3},
+        sides=base,
+        families=("symmetric",),
+        gathers=True,
+    ),
+    row(
+        "wudi(minimum)",
+        wudi,
+        settings={"steps": None, "lam": 0.7},
+        numeric={"lam": 0.3},
+        sides=base,
+        families=("symmetric",),
+        gathers=True,
+    ),
+    row(
+        "ortho_merge",
+        ortho_merge,
+        trees=2,
+        settings={"lam": 0.2},
+        numeric={"lam": 0.4},
+        sides=within_reach,
+        families=("symmetric",),
+        gathers=True,
+        equal={"lam": 0.5},
     ),
 ]

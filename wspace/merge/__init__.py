@@ -17,11 +17,14 @@ from wspace.merge.emr import emr as emr
 from wspace.merge.emr import modulate as modulate
 from wspace.merge.fisher import fisher as fisher
 from wspace.merge.geometric_median import geometric_median as geometric_median
+from wspace.merge.isotropic import iso_c as iso_c
+from wspace.merge.isotropic import iso_cts as iso_cts
 from wspace.merge.magmax import magmax as magmax
 from wspace.merge.nearswap import nearswap as nearswap
 from wspace.merge.opcm import OPCMState as OPCMState
 from wspace.merge.opcm import opcm_init as opcm_init
 from wspace.merge.opcm import opcm_update as opcm_update
+from wspace.merge.ortho_merge import ortho_merge as ortho_merge
 from wspace.merge.ram import ram as ram
 from wspace.merge.ramplus_tl import ramplus_tl as ramplus_tl
 from wspace.merge.regmean import regmean as regmean
@@ -33,4 +36,6 @@ from wspace.merge.task_arithmetic import task_arithmetic as task_arithmetic
 from wspace.merge.task_arithmetic import weighted_sum as weighted_sum
 from wspace.merge.ties import elect as elect
 from wspace.merge.ties import ties as ties
+from wspace.merge.tsv import tsv as tsv
 from wspace.merge.uncertainty import uncertainty as uncertainty
+from wspace.merge.wudi import wudi as wudi
