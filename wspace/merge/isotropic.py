@@ -43,11 +43,12 @@ def iso_cts_array(deltas: Sequence[Array], common: float) -> Array:
     kept = size - n * own
     u, s, vt = jnp.linalg.svd(sum(deltas[1:], deltas[0]), full_matrices=False)
     shared = vt[:kept].T
-    rest = [jnp.linalg.svd(d - times(d, shared, shared.T), full_matrices=False) for d in deltas]
-    alive = jnp.concatenate([*(live(x.S, shape)[:own] for x in rest), live(s, shape)[:kept]])
-    values = jnp.concatenate([*(x.S[:own] for x in rest), s[:kept]])
-    left = polar(jnp.concatenate([*(x.U[:, :own] for x in rest), u[:, :kept]], axis=1) * alive[None])
-    right = polar(jnp.concatenate([*(x.Vh[:own].T for x in rest), shared], axis=1) * alive[None])
+    beside = [d - times(d, shared, shared.T) for d in deltas]
+    us, ss, vts = zip(*(jnp.linalg.svd(d, full_matrices=False) for d in beside), strict=True)
+    alive = jnp.concatenate([*(live(x, shape)[:own] for x in ss), live(s, shape)[:kept]])
+    values = jnp.concatenate([*(x[:own] for x in ss), s[:kept]])
+    left = polar(jnp.concatenate([*(x[:, :own] for x in us), u[:, :kept]], axis=1) * alive[None])
+    right = polar(jnp.concatenate([*(x[:own].T for x in vts), shared], axis=1) * alive[None])
     return _even(left, values, right, alive)
 
 
