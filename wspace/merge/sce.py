@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from wspace.core.compose import around_base
 from wspace.core.transform import Context, Transform, leafwise
 from wspace.core.typing import Array
-from wspace.stats.quantile import check_countable, count, count_of, largest_mask
+from wspace.stats.quantile import check_countable, count, count_of, largest_mask, settled
 
 
 @jax.jit
@@ -30,7 +30,7 @@ def sce_array(
     density, floor = jnp.asarray(density, jnp.float32), jnp.asarray(floor, dtype)
     mean = sum(deltas[1:], deltas[0]) / n
     squares = [(d - mean) ** 2 for d in deltas]
-    variance = sum(squares[1:], squares[0]) / n
+    variance = settled(sum(squares[1:], squares[0]) / n)
     varying = count(variance > 0)
     some = jnp.floor(density * varying.astype(jnp.float32)).astype(jnp.uint32)
     keep = jnp.where(varying == size, jnp.asarray(of_all, jnp.uint32), jnp.minimum(some, varying))

@@ -35,6 +35,18 @@ def from_bits(bits: Array) -> Array:
     return lax.bitcast_convert_type(bits, jnp.float64 if bits.dtype == jnp.uint64 else jnp.float32)
 
 
+def settled(x: Array) -> Array:
+    """|x|, computed once: for a score of several operations, before it is ranked.
+
+    XLA computes what is cheap anew wherever it is used, and may then contract a product and a sum here and not there.
+    A score that rounds one way where it is counted and another way where it is compared has no k-th largest entry. What
+    comes out of a loop is never computed anew (on CPU a barrier doesn't last until then).
+    """
+    bits = magnitude_bits(x)
+    most = jnp.asarray(jnp.iinfo(bits.dtype).max >> 1, bits.dtype)
+    return from_bits(lax.fori_loop(0, 2, lambda _, b: b & most, bits))  # twice: a loop of one turn is inlined
+
+
 def count(mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     """How many entries of a mask are true, in all or along axes (which stay, of size 1), as uint32."""
     return jnp.sum(mask, axis=axis, keepdims=axis is not None, dtype=jnp.uint32)
