@@ -1,25 +1,30 @@
-"""Make tests/reparam/peft_numbers.npz: what peft's own add_weighted_adapter gives on small random adapters.
+"""Make tests/reparam/peft_numbers.npz: what peft's own add_weighted_adapter gives on small random adapters, and
+tests/io/peft_folders.npz: folders that peft wrote, and what it merges them to.
 
 Run it in an environment that has peft (0.21.2 was used) and torch:
 
-    python benchmarks/peft_numbers.py tests/reparam/peft_numbers.npz
+    python benchmarks/peft_numbers.py tests/reparam/peft_numbers.npz tests/io/peft_folders.npz
 
-The file holds, without pickle, `cases` (JSON: combination, weights, settings, ranks and alphas), and for case i the
-factors of adapter k as peft keeps them, `i/k/A` [r, in] and `i/k/B` [out, r], and `i/out`, the update of the merged
-adapter [out, in] (of a conv layer flattened to [out, in h w]). Of the random combinations it holds what DRAWS draws of
-one case have in common: `NAME/mean`, the mean of the merged factor A, and `NAME/kept`, how often its entries were not
-zero.
+The first file holds, without pickle, `cases` (JSON: combination, weights, settings, ranks and alphas), and for case i
+the factors of adapter k as peft keeps them, `i/k/A` [r, in] and `i/k/B` [out, r], and `i/out`, the update of the merged
+adapter [out, in]. Of the random combinations it holds what DRAWS draws of one case have in common: `NAME/mean`, the
+mean of the merged factor A, and `NAME/kept`, how often its entries were not zero. The second file holds `cases` (JSON),
+and for each `CASE/config` (adapter_config.json), `CASE/factors` (the bytes of adapter_model.safetensors),
+`CASE/base/NAME` and `CASE/merged/NAME`, the weights before and after peft merged it.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers.pytorch_utils import Conv1D
 
 DRAWS = 2000
 TWO = {"ranks": [3, 3], "alphas": [6, 3]}
@@ -81,8 +86,65 @@ def merged(model: Any, case: dict[str, Any], name: str = "merged") -> Any:
     return model.base_model.model.q
 
 
-def main(path: str) -> None:
-    """Write the file."""
+class Mixed(torch.nn.Module):
+    """An embedding, linear layers, a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_tokens = torch.nn.Embedding(10, 6)
+        self.q_proj = torch.nn.Linear(6, 8)
+        self.up = torch.nn.Linear(8, 4)
+        self.conv = torch.nn.Conv2d(3, 5, (3, 2))
+        self.head = torch.nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Turned(torch.nn.Module):
+    """GPT-2's layer, whose weight is [in, out]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c_attn = Conv1D(9, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c_attn(x)
+
+
+FOLDERS: dict[str, tuple[type[torch.nn.Module], dict[str, Any]]] = {
+    "plain": (Mixed, {"r": 3, "lora_alpha": 6, "target_modules": ["q_proj", "up", "embed_tokens"]}),
+    "rslora": (Mixed, {"r": 4, "lora_alpha": 6, "use_rslora": True, "target_modules": ["q_proj", "up"]}),
+    "patterns": (Mixed, {"r": 3, "lora_alpha": 6, "target_modules": ["q_proj", "up"],
+                         "rank_pattern": {"up": 2}, "alpha_pattern": {"up": 5, "q_.*": 9}}),
+    "conv": (Mixed, {"r": 2, "lora_alpha": 4, "target_modules": ["conv"]}),
+    "saved": (Mixed, {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "modules_to_save": ["head"]}),
+    "turned": (Turned, {"r": 2, "lora_alpha": 4, "target_modules": ["c_attn"], "fan_in_fan_out": True}),
+}  # fmt: skip
+
+
+def folder(case: str) -> dict[str, np.ndarray]:
+    """One folder that peft writes, its base, and its merged weights."""
+    torch.manual_seed(0)
+    kind, config = FOLDERS[case]
+    net = kind()
+    base = {name: w.detach().numpy().copy() for name, w in net.state_dict().items()}
+    model = get_peft_model(net, LoraConfig(**config))
+    for name, parameter in model.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            parameter.data = torch.randn_like(parameter)
+    with tempfile.TemporaryDirectory() as path:
+        model.save_pretrained(path)
+        config_text = Path(path, "adapter_config.json").read_text()
+        factors = np.frombuffer(Path(path, "adapter_model.safetensors").read_bytes(), np.uint8)
+    merged = {name: w.detach().numpy().copy() for name, w in model.merge_and_unload().state_dict().items()}
+    arrays = {f"{case}/config": np.array(config_text), f"{case}/factors": factors}
+    arrays |= {f"{case}/base/{name}": w for name, w in base.items()}
+    return arrays | {f"{case}/merged/{name}": w for name, w in merged.items()}
+
+
+def main(path: str, folders: str) -> None:
+    """Write the files."""
     arrays: dict[str, np.ndarray] = {}
     for i, case in enumerate(CASES):
         model, factors = adapted(case, np.random.default_rng(i))
@@ -101,8 +163,12 @@ def main(path: str) -> None:
             arrays |= {f"{how}/{k}/A": a, f"{how}/{k}/B": b}
         arrays |= {f"{how}/mean": np.mean(made, axis=0, dtype=np.float64)}
         arrays |= {f"{how}/kept": np.sum(np.array(made) != 0, axis=0)}
+    every = [folder(case) for case in FOLDERS]
+    np.savez_compressed(
+        folders, cases=np.array(json.dumps(list(FOLDERS))), **{k: v for one in every for k, v in one.items()}
+    )
     np.savez_compressed(path, cases=np.array(json.dumps(CASES)), **arrays)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2])

@@ -115,6 +115,12 @@ def test_slices_and_precedence() -> None:
     assert recipe.values("w", 0, 20, second).whole == {"normalize": False}
 
 
+def test_a_model_with_an_adapter_is_named_by_both() -> None:
+    for model in ("./m/a+b/", "{model: m/a, lora: {path: b}}", "{model: {path: m/a}, lora: b}"):
+        recipe = read(f"merge_method: linear\nmodels: [{{model: {model}}}]\nparameters: {{weight: 1}}")
+        assert [m.model for m in recipe.models] == ["m/a+b"] and list(recipe.referenced) == ["m/a", "m/a+b"]
+
+
 def test_a_filter_without_fallback_falls_through_to_the_next_level() -> None:
     text = """
 merge_method: linear
@@ -322,7 +328,8 @@ BAD = [
         "r.yml:2: tokenizer.tokens: not supported",
     ),
     ("merge_method: linear\ntokenizer: {source: base}\ntokenizer_source: base\n" + TWO + WEIGHED, "give either"),
-    ("merge_method: linear\nmodels: [{model: {model: a, lora: b}}]\n" + WEIGHED, "models[0].model.lora: not supported"),
+    ("merge_method: linear\nmodels: [{model: a+b+c}]\n" + WEIGHED, "models[0].model: takes one adapter on one model"),
+    ("merge_method: linear\nmodels: [{model: {model: a, lora: {}}}]\n" + WEIGHED, "models[0].model.lora: needs 'path'"),
     (
         "merge_method: linear\nmodels: [{model: 'https://example.org/m'}]\n" + WEIGHED,
         "is a URL: wspace reads local folders only",

@@ -85,9 +85,14 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     _recipe_arguments(command("plan", "Show what a recipe would do and cost, without doing it.", _with_recipe))
 
     convert = command("convert", "Write a checkpoint in another format.")
-    convert.add_argument("source", metavar="SRC", type=_existing, help="safetensors folder or file, or Orbax directory")
+    convert.add_argument(
+        "source", metavar="SRC", type=_existing, help="safetensors folder or file, Orbax directory, or PEFT adapter"
+    )
     convert.add_argument("out", metavar="DST", type=Path, help="output folder")
-    convert.add_argument("--to", choices=("safetensors", "orbax"), help="format of DST (default: the one SRC is not)")
+    convert.add_argument(
+        "--to", choices=("safetensors", "orbax", "peft"), help="format of DST (default: the one SRC is not)"
+    )
+    convert.add_argument("--base", metavar="DIR", type=_existing, help="the model that a PEFT adapter stands on")
     convert.add_argument("--shard-size", type=_size, metavar="SIZE", help="bytes of a shard, such as 5GB")
     convert.add_argument(
         "--overwrite", action="store_true", help="replace what is in DST, once the new one is complete"
@@ -131,12 +136,11 @@ def _recipe_arguments(command: Parser) -> None:
 
 def _with_recipe(arguments: argparse.Namespace) -> int:
     from wspace.app.load import load
-    from wspace.app.sources import Folder, check_out
+    from wspace.app.sources import check_out, inputs
 
     arguments.recipe = load(arguments.recipe, arguments.sets)
     if arguments.command == "run":
-        folders = [source for source in arguments.recipe.sources.values() if isinstance(source, Folder)]
-        check_out(arguments.out, folders, overwrite=arguments.overwrite)
+        check_out(arguments.out, inputs(arguments.recipe.sources), overwrite=arguments.overwrite)
     return _plain(arguments)
 
 

@@ -18,8 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from wspace.app.catalog import Method, catalog
-from wspace.core.errors import WspaceError, nearest, printable
+from wspace.core.errors import WspaceError, listed, nearest, printable
+from wspace.core.implicit import Implicit
 from wspace.core.plan import size
+from wspace.io import NODES, Adapted, AdapterFolder, Checkpoint, Whole, is_adapter, open_checkpoint
 
 T = TypeVar("T")
 
@@ -71,30 +73,65 @@ def _plan(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _convert(arguments: argparse.Namespace, console: Console) -> int:
-    from wspace.io import OrbaxCheckpoint, copy_companions, open_checkpoint, write_folder, write_orbax
+    from wspace.io import OrbaxCheckpoint, copy_companions, write_folder, write_orbax
 
-    source = open_checkpoint(arguments.source)
-    to = arguments.to or ("safetensors" if isinstance(source, OrbaxCheckpoint) else "orbax")
+    source, folder, reads, kept = _convertible(arguments)
+    to = arguments.to or ("safetensors" if isinstance(source, OrbaxCheckpoint | Adapted) else "orbax")
+    if to == "peft":
+        return _to_peft(arguments, console)
     if to == "orbax":
-        write_orbax(arguments.out, source, overwrite=arguments.overwrite)
+        whole = source if isinstance(source, Checkpoint) else source.tree()
+        write_orbax(arguments.out, whole, overwrite=arguments.overwrite, inputs=reads)
     else:
         options: dict[str, Any] = {"shard_size": arguments.shard_size} if arguments.shard_size else {}
-        kept = {k: v for k, v in source.metadata.items() if k != "wspace"}
         with (
             tracked(console) as track,
             write_folder(
                 arguments.out, source.specs, structure=source.structure, metadata=kept, overwrite=arguments.overwrite,
-                inputs=[source], **options,
+                inputs=reads, **options,
             ) as sink,
         ):  # fmt: skip
             tell = track("write")
             for n, name in enumerate(source.specs, start=1):
                 sink[name] = source[name]
                 tell(n, len(source.specs), name)
-            if Path(arguments.source).is_dir():
-                copy_companions(arguments.source, sink.directory)
+            if folder.is_dir():
+                copy_companions(folder, sink.directory)
     total = sum(spec.nbytes for spec in source.specs.values())
     console.print(f"{len(source.specs)} leaves, {size(total)}, as {to}: [bold]{arguments.out}[/]")
+    return 0
+
+
+def _convertible(arguments: argparse.Namespace) -> tuple[Any, Path, list[Any], dict[str, str]]:
+    """The source, the folder whose other files go through, what is read, and the metadata that stays."""
+    adapts = is_adapter(arguments.source)
+    if adapts and arguments.base is None:
+        raise WspaceError(printable(f"{arguments.source} is a PEFT adapter: give the model it stands on, --base DIR"))
+    if not adapts and arguments.base is not None and arguments.to != "peft":
+        raise WspaceError(printable(f"--base is for a PEFT adapter, and {arguments.source} is none"))
+    opened = open_checkpoint(arguments.base if adapts else arguments.source)
+    kept = {k: v for k, v in opened.metadata.items() if k != "wspace"}
+    if not adapts:
+        return opened, Path(arguments.source), [opened], kept
+    adapter, whole = AdapterFolder(arguments.source), Whole(opened)
+    kept = {k: v for k, v in kept.items() if k != NODES}
+    merged = Adapted(whole, adapter, merged=True)
+    if nodes := [name for name, spec in merged.specs.items() if isinstance(spec, Implicit)]:
+        raise WspaceError(f"the base holds quantized leaves beside the adapted ones: {listed(nodes, 3)}; use a recipe")
+    return merged, Path(arguments.base), [opened, adapter], kept
+
+
+def _to_peft(arguments: argparse.Namespace, console: Console) -> int:
+    """The LoRA leaves of a checkpoint that a run wrote, as a PEFT folder."""
+    from wspace.io import save_adapter
+
+    if is_adapter(arguments.source):
+        raise WspaceError(printable(f"{arguments.source} is a PEFT adapter already"))
+    checkpoint = open_checkpoint(arguments.source)
+    whole = Whole(checkpoint)
+    nodes = {name: whole[name] for name, spec in whole.specs.items() if isinstance(spec, Implicit)}
+    save_adapter(arguments.out, nodes, str(arguments.base or ""), overwrite=arguments.overwrite, inputs=[checkpoint])
+    console.print(f"{len(nodes)} adapters, as peft: [bold]{arguments.out}[/]")
     return 0
 
 
@@ -110,8 +147,6 @@ def _verify(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _inspect(arguments: argparse.Namespace, console: Console) -> int:
-    from wspace.io import open_checkpoint
-
     source = open_checkpoint(arguments.path)
     table = grid("", "name", "dtype", "shape", "size", "mean", "std", "max |w|", "zeros")
     bad = 0
@@ -141,7 +176,6 @@ def statistics(leaf: np.ndarray[Any, Any]) -> tuple[str, str, str, str, int]:
 def _diff(arguments: argparse.Namespace, console: Console) -> int:
     from wspace.app.records import ledger_table
     from wspace.core.errors import TreeMismatch, listed
-    from wspace.io import open_checkpoint
     from wspace.measure import compare
 
     a, b = open_checkpoint(arguments.first), open_checkpoint(arguments.second)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import jax
 from wspace.app.build import Work, merge_work, steps, work
 from wspace.app.recipe import Recipe
 from wspace.app.records import write_records
-from wspace.app.sources import Folder, check_out
+from wspace.app.sources import check_out, inputs
 from wspace.app.weights import Weights, check_finite, from_tree, opened
 from wspace.core.containers import show
 from wspace.core.errors import RecipeError, nearest, printable
@@ -26,6 +26,7 @@ from wspace.core.typing import Leaf, Progress
 from wspace.interpolate import segment
 from wspace.io import NODES, FolderSink, flatten_names, nest_names, write_folder
 from wspace.measure import Entry, compare
+from wspace.reparam import LoRA
 
 PATH = tuple(i / 10 for i in range(11))  # where the path from the base to the merged model is evaluated
 Track = Callable[[str], Progress]  # a name for what is going on -> its progress callback
@@ -108,6 +109,7 @@ class Result:
 
     scores: stage -> metric -> number. path: t, and metric -> numbers, along base -> merged. ledger: base (or first
     model) against the result, leaf by leaf. notes: what the user should know. files: that went through from the base.
+    adapters: LoRA leaves without their bases, if they are to be written for PEFT.
     """
 
     scores: dict[str, Mapping[str, float]] = field(default_factory=dict)
@@ -115,6 +117,7 @@ class Result:
     ledger: list[Entry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    adapters: dict[str, Leaf] = field(default_factory=dict)
 
 
 class Expanded(NamedTuple):
@@ -127,16 +130,17 @@ class Expanded(NamedTuple):
 
 def run_recipe(recipe: Recipe, out: Path, track: Track, *, overwrite: bool = False) -> tuple[Opened, Result]:
     """Run a recipe into a folder: complete when this returns, absent if it raises."""
-    folders = [source for source in recipe.sources.values() if isinstance(source, Folder)]
-    check_out(out, folders, overwrite=overwrite)
+    check_out(out, inputs(recipe.sources), overwrite=overwrite)
     job = open_recipe(recipe, track)
     t, result = job.work.transform, Result()
     ready = prepare(t, job.models, key=job.key(t), sides=job.sides())
     made = expanded(job, {show(path): x for path, x in shapes(t, ready, job.key(t)).items()})
+    if "peft" in recipe.output.formats and not any(facts["kind"] == LoRA.__name__ for facts in made.nodes.values()):
+        raise RecipeError(printable(f"{recipe.file}: format peft: the result has no LoRA leaf to write as an adapter"))
     notes = {key: text for key, text in job.models[0].metadata.items() if key != NODES}
     notes |= {NODES: json.dumps(made.nodes, sort_keys=True)} if made.nodes else {}
-    inputs = [checkpoint for w in job.sources.values() for checkpoint in w.checkpoints]
-    options: dict[str, Any] = {"shard_size": recipe.output.shard_size, "overwrite": overwrite, "inputs": inputs}
+    read = [checkpoint for w in job.sources.values() for checkpoint in w.checkpoints]
+    options: dict[str, Any] = {"shard_size": recipe.output.shard_size, "overwrite": overwrite, "inputs": read}
     with write_folder(out, made.specs, structure=made.structure, metadata=notes, **options) as sink:
         tee = Tee(sink, job, made, result, keep=recipe.evaluate is not None)
         stream(t, job.models, tee, key=job.key(t), progress=track("transform"), **job.sides())
@@ -160,6 +164,8 @@ class Tee(dict[str, Leaf]):
         if not self.job.recipe.allow_nonfinite:
             check_finite(dense_leaf, name, "the result")
         self.result.ledger.append(compare(name, self.job.reference.source[name], leaf))
+        if isinstance(leaf, LoRA) and "peft" in self.job.recipe.output.formats:
+            self.result.adapters[name] = replace(leaf, base=None)
         if self.keep:
             self.kept[name] = leaf
         for part, array in flatten_names({name: parts_of(leaf)}).leaves.items():

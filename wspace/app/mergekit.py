@@ -26,7 +26,6 @@ KEYS = (
 _REFUSED = {"modules": "not supported: wspace knows no architectures; list the whole models under 'models'"}
 _REFUSED_SLICE = {"residual_weight": "not supported (mergekit reads it and does nothing with it): remove it"}
 _REFUSED_MODEL = {
-    "lora": "not supported: merge the adapter into its model first and name that folder",
     "revision": "not supported: wspace reads local folders, which have no revisions",
     "override_architecture": "not supported: wspace knows no architectures",
 }
@@ -55,6 +54,10 @@ def read_mergekit(documents: Sequence[Node], known: Collection[str] | None = Non
         named |= {stage.name: stage} if stage.name is not None else {}
     for stage in stages:
         for model, place in stage.referenced.items():
+            base, _, adapter = model.partition("+")
+            if adapter and (known is not None or base in named):
+                where = "in 'sources', as {adapter: {path: ..., of: ...}}" if known is not None else "on a folder"
+                raise RecipeError(printable(f"{place}: {model!r}: an adapter is put {where}, not on a stage here"))
             if known is not None and model not in known and model not in named:
                 raise RecipeError(printable(f"{place}: no source {model!r}.{nearest(model, {*known, *named})}"))
     return _ordered(stages, named)
@@ -143,16 +146,27 @@ class _Document:
         return Input(self.model(found["model"]), _parameters(own, method.each, "a model"), found["model"].place, layers)
 
     def model(self, node: Node) -> str:
-        """A model's name: a folder, a source or an earlier stage; also mergekit's mapping {model: {path: ...}}."""
+        """A model's name: a folder, a source or an earlier stage, perhaps with an adapter on it, as `model+adapter`; or
+        mergekit's mapping {model: {path: ...}, lora: {path: ...}}."""
         if isinstance(node.value, dict):
-            found = node.fields({"model", "path"}, _REFUSED_MODEL)
+            found = node.fields({"model", "path", "lora"}, _REFUSED_MODEL)
+            adapter = found.pop("lora", None)
             if len(found) != 1:
                 raise node.error("must name one model")
-            return self.model(*found.values())
-        text = node.text()
-        if "://" in text:
-            raise node.error(f"{text!r} is a URL: wspace reads local folders only")
-        name = os.path.normpath(text)
+            return (
+                self.adapted(self.model(*found.values()), [_folder(adapter)], node)
+                if adapter
+                else self.model(*found.values())
+            )
+        name, *adapters = _folder(node).split("+")
+        name = os.path.normpath(name)
+        self.named.setdefault(name, node.place)
+        return self.adapted(name, adapters, node) if adapters else name
+
+    def adapted(self, model: str, adapters: Sequence[str], node: Node) -> str:
+        if len(adapters) > 1 or "+" in model or not model or not all(adapters):
+            raise node.error("takes one adapter on one model: model+adapter")
+        name = f"{model}+{os.path.normpath(adapters[0])}"
         self.named.setdefault(name, node.place)
         return name
 
@@ -167,6 +181,19 @@ class _Document:
         if source is None:
             return None
         return str(source.value) if source.value in ("base", "union") else self.model(source)
+
+
+def _folder(node: Node) -> str:
+    """The text of a path, which may stand in a mapping {path: ...}."""
+    if isinstance(node.value, dict):
+        found = node.fields({"path"}, _REFUSED_MODEL)
+        if not found:
+            raise node.error("needs 'path'")
+        return _folder(found["path"])
+    text = node.text()
+    if "://" in text:
+        raise node.error(f"{text!r} is a URL: wspace reads local folders only")
+    return text
 
 
 def _layer_range(node: Node) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from wspace.app.node import Node
 from wspace.core.errors import RecipeError, printable
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
-FORMATS = ("safetensors", "orbax")
+FORMATS = ("safetensors", "orbax", "peft")
 SHARD_SIZE = 5_000_000_000
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(i?)B?", re.IGNORECASE)

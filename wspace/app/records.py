@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import wspace
 from wspace.app import plots
 from wspace.app.report import Block, Figure, Table, Text, page
-from wspace.core.errors import MissingExtra
+from wspace.core.errors import MissingExtra, TreeMismatch, listed
 from wspace.core.plan import HEAD as PLAN
 from wspace.core.plan import plan
 from wspace.io import (
@@ -20,6 +20,7 @@ from wspace.io import (
     config_differences,
     copy_companions,
     digest,
+    fill_adapter,
     model_card,
     write_card,
     write_orbax,
@@ -38,7 +39,7 @@ def write_records(job: Opened, sink: FolderSink, result: Result) -> None:
         result.files = copy_companions(keeper.folder, folder)
     folders = {w.label: w.folder for w in job.sources.values() if w.folder and w.checkpoints}
     result.notes += [str(d) for d in config_differences(list(folders.values()))]
-    digests = {label: digest(path) for label, path in folders.items()}
+    digests = {w.label: digest(w.checkpoints[-1].path) for w in job.sources.values() if w.checkpoints}
     sink.record.update(recipe=recipe.text, sets=list(recipe.sets), inputs=digests, wspace=wspace.__version__)
     suffix = Path(recipe.file).suffix or ".txt"
     (folder / f"recipe{suffix}").write_text(recipe.text, encoding="utf-8")
@@ -48,9 +49,21 @@ def write_records(job: Opened, sink: FolderSink, result: Result) -> None:
     if folders:
         write_card(folder, model_card(title, digests, recipe.text, job.work.base))
     (folder / "report.html").write_text(report(job, result, title, digests), encoding="utf-8")
+    if "peft" in recipe.output.formats:
+        write_peft(folder / "adapter", result, str(keeper.folder or ""))
     if "orbax" in recipe.output.formats:
         written = sink.checkpoint()
         write_orbax(folder / "orbax", written.tree(), metadata=written.metadata)
+
+
+def write_peft(folder: Path, result: Result, base: str) -> None:
+    """The LoRA leaves as a PEFT folder; nothing else may differ from the reference, as nothing else is in it."""
+    others = [row.path for row in result.ledger if row.changed and row.path not in result.adapters]
+    if others:
+        advice = "adapt them too, keep the base's (steps with 'where'), or leave peft out of the formats"
+        raise TreeMismatch(f"peft: {len(others)} leaves that are no adapters changed: {listed(others, 5)}; {advice}")
+    folder.mkdir()
+    fill_adapter(folder, result.adapters, base)
 
 
 def report(job: Opened, result: Result, title: str, digests: Mapping[str, Mapping[str, str]]) -> str:

@@ -43,7 +43,17 @@ class Perturbed:
     place: str = ""
 
 
-Source = Folder | Package | Perturbed
+@dataclass(frozen=True)
+class Adapter:
+    """Source `of` with the PEFT adapter of a folder on it: its leaves as LoRA nodes, or merged."""
+
+    path: Path
+    of: str
+    merged: bool = False
+    place: str = ""
+
+
+Source = Folder | Package | Perturbed | Adapter
 
 
 def read_sources(node: Node) -> dict[str, Source]:
@@ -60,7 +70,7 @@ def read_sources(node: Node) -> dict[str, Source]:
     if not found:
         raise node.error("names no source")
     for name, source in found.items():
-        _check_perturbed(name, source, found)
+        _check_origin(name, source, found)
     return found
 
 
@@ -76,14 +86,31 @@ def located(sources: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(source, Package):
             found[name] = Folder(_shipped(source), source.place)
             continue
-        if isinstance(source, Folder) and not source.path.exists():
+        if isinstance(source, Folder | Adapter) and not source.path.exists():
             advice = "wspace reads local folders only and downloads nothing"
             raise RecipeError(printable(f"{source.place}: no such folder {_shown(source.path)}: {advice}"))
+        if isinstance(source, Folder | Adapter):
+            _check_kind(source)
         found[name] = source
     return found
 
 
-def check_out(out: str | Path, folders: Iterable[Folder], *, overwrite: bool = False) -> None:
+def _check_kind(source: Folder | Adapter) -> None:
+    """A PEFT folder is named as one, with its base."""
+    peft = (source.path / "adapter_config.json").is_file()
+    if isinstance(source, Folder) and peft:
+        advice = "write {adapter: {path: ..., of: SOURCE}}, or model+adapter in a mergekit file"
+        raise RecipeError(printable(f"{source.place}: {_shown(source.path)} is a PEFT adapter, no model: {advice}"))
+    if isinstance(source, Adapter) and not peft:
+        raise RecipeError(printable(f"{source.place}: {_shown(source.path)} is no PEFT adapter (adapter_config.json)"))
+
+
+def inputs(sources: Mapping[str, Any]) -> list[Folder | Adapter]:
+    """The sources that lie in a folder."""
+    return [source for source in sources.values() if isinstance(source, Folder | Adapter)]
+
+
+def check_out(out: str | Path, folders: Iterable[Folder | Adapter], *, overwrite: bool = False) -> None:
     """Refuse an output folder that is, holds, or lies inside an input; or that has something in it.
 
     Raises:
@@ -111,9 +138,11 @@ def folder(text: str, place: str) -> Folder:
 def _source(node: Node) -> Source:
     if not isinstance(node.value, dict):
         return folder(_path(node), node.place)
-    found = node.fields(("path", "package", "perturb"))
+    found = node.fields(("path", "package", "perturb", "adapter"))
     if len(found) != 1:
-        raise node.error("needs exactly one of path, package, perturb")
+        raise node.error("needs exactly one of path, package, perturb, adapter")
+    if "adapter" in found:
+        return _adapter(found["adapter"])
     if "path" in found:
         return folder(_path(found["path"]), found["path"].place)
     if "package" in found:
@@ -131,6 +160,14 @@ def _path(node: Node) -> str:
     return text
 
 
+def _adapter(node: Node) -> Adapter:
+    found = node.fields(("path", "of"))
+    for name in ("path", "of"):
+        if name not in found:
+            raise node.error(f"needs {name!r}")
+    return Adapter(Path(_path(found["path"])).expanduser(), found["of"].text(), place=node.place)
+
+
 def _perturbed(node: Node) -> Perturbed:
     found = node.fields(("of", "noise", "seed", "where"))
     for name in ("of", "noise"):
@@ -145,13 +182,13 @@ def _perturbed(node: Node) -> Perturbed:
     )
 
 
-def _check_perturbed(name: str, source: Source, every: Mapping[str, Source]) -> None:
+def _check_origin(name: str, source: Source, every: Mapping[str, Source]) -> None:
     seen = [name]
-    while isinstance(source, Perturbed):
+    while isinstance(source, Perturbed | Adapter):
         if source.of not in every:
             raise RecipeError(printable(f"{source.place}: no source {source.of!r}.{nearest(source.of, every)}"))
         if source.of in seen:
-            raise RecipeError(printable(f"{source.place}: source {name!r} is a perturbation of itself"))
+            raise RecipeError(printable(f"{source.place}: source {name!r} is made of itself"))
         seen.append(source.of)
         source = every[source.of]
 

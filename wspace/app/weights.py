@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wspace.app.sources import Folder, Perturbed
+from wspace.app.sources import Adapter, Folder, Perturbed
 from wspace.core.align import abstract
 from wspace.core.errors import NonFinite, printable
 from wspace.core.implicit import Implicit, dense
-from wspace.io import Checkpoint, Spec, Whole, flatten_names, open_checkpoint
+from wspace.io import Adapted, AdapterFolder, Checkpoint, Spec, Whole, flatten_names, open_checkpoint
 
 
 class Weights(Mapping[str, Any]):
@@ -38,7 +38,7 @@ class Weights(Mapping[str, Any]):
         self.specs = specs
         self.structure = structure
         self.folder: Path | None = None
-        self.checkpoints: tuple[Checkpoint, ...] = ()
+        self.checkpoints: tuple[Checkpoint | AdapterFolder, ...] = ()
         self.metadata: Mapping[str, str] = {}
         self.origin = "computed by the recipe"
         self.allow_nonfinite = False
@@ -144,9 +144,20 @@ def opened(sources: Mapping[str, Any], *, allow_nonfinite: bool = False) -> dict
             where = f" on leaves that match {source.where!r}" if source.where else ""
             made.origin = f"{source.of} plus noise of {source.noise:g} deviations{where}, seed {source.seed}"
             return made
+        if isinstance(source, Adapter):
+            return _adapted(name, source, get(source.of))
         return from_tree(name, source)
 
     return {name: get(name) for name in sources}
+
+
+def _adapted(name: str, source: Adapter, of: Weights) -> Weights:
+    adapter = AdapterFolder(source.path)
+    whole = Adapted(of, adapter, merged=source.merged)
+    made = Weights(name, whole, whole.specs, structure=of.structure)
+    made.folder, made.metadata, made.checkpoints = of.folder, of.metadata, (*of.checkpoints, adapter)
+    made.origin = f"{source.of} with the adapter {source.path}"
+    return made
 
 
 def from_tree(name: str, tree: Any) -> Weights:

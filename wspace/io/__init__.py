@@ -1,5 +1,7 @@
 """Checkpoints on disk: lazy mappings in, sinks that appear whole or not at all out. Imports no jax."""
 
+from wspace.io.adapter import Adapted, AdapterFolder, is_adapter, load_adapter
+from wspace.io.adapter_writer import fill_adapter, save_adapter
 from wspace.io.checkpoint import open_checkpoint
 from wspace.io.companions import (
     Difference,
@@ -22,6 +24,12 @@ from wspace.io.verify import Report, digest, verify
 from wspace.io.writer import FolderSink, write_folder, write_tree
 
 __all__ = [
+    "save_adapter",
+    "fill_adapter",
+    "load_adapter",
+    "is_adapter",
+    "AdapterFolder",
+    "Adapted",
     "Checkpoint",
     "Difference",
     "NODES",

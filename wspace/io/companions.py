@@ -52,7 +52,7 @@ def companions(folder: str | Path) -> list[str]:
 
 def _walk(folder: Path, root: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
-        if not is_companion(entry.name) or (entry / ORBAX).exists():
+        if not is_companion(entry.name) or (entry / ORBAX).exists() or (entry / "adapter_config.json").exists():
             continue
         if entry.is_symlink() and not entry.resolve().is_relative_to(root):
             where = f"{printable(entry)} is a link out of its folder"
