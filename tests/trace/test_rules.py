@@ -112,6 +112,92 @@ CASES: dict[str, tuple[tuple[Model, dict[str, Any]], set[tuple[tuple[int, ...], 
 }
 
 
+def layered(
+    step: Callable[..., Any], n: int = 3, read: Any = range(3), **more: tuple[int, ...]
+) -> tuple[Model, dict[str, Any]]:
+    """A residual stream of 4 and layers of 5 in stacks; `step(p, h, k)` is what layer k adds."""
+
+    def apply(p: Any, x: Any) -> Any:
+        h = x @ p["w"]
+        for k in read:
+            h = h + step(p, h, k)
+        return h @ p["v"]
+
+    return apply, tree(w=(3, 4), v=(4, 2), u=(n, 4, 5), d=(n, 5, 4), **more)
+
+
+def block(p: Any, h: Any, k: int, j: int | None = None) -> Any:
+    return jnp.sin(h @ p["u"][k]) @ p["d"][k if j is None else j]
+
+
+STREAM = ((4,), "w[1] u[1] d[2] v[0]")
+SHARED = {STREAM, ((5,), "u[2] d[1]")}
+APART = {STREAM, ((3, 5), "u[2] d[1]")}
+UNROLLED: dict[str, tuple[tuple[Model, dict[str, Any]], set[tuple[tuple[int, ...], str]]]] = {
+    "by index": (layered(block), APART),
+    "cast before": (layered(lambda p, h, k: block(jax.tree.map(lambda w: w * 2, p), h, k)), APART),
+    "by split": (layered(lambda p, h, k: jnp.sin(h @ jnp.split(p["u"], 3)[k][0]) @ p["d"][k]), APART),
+    "by unstack": (layered(lambda p, h, k: jnp.sin(h @ jnp.unstack(p["u"])[k]) @ p["d"][k]), APART),
+    "backwards": (layered(lambda p, h, k: block(p, h, 2 - k)), APART),
+    "in each layer a scan": (
+        layered(lambda p, h, k: lax.scan(lambda c, _: (jnp.sin(c), None), h @ p["u"][k], None, 2)[0] @ p["d"][k]),
+        APART,
+    ),
+    "a bias of each layer": (
+        layered(lambda p, h, k: jnp.sin(h @ p["u"][k] + p["c"][k][None]) @ p["d"][k], c=(3, 5)),
+        {STREAM, ((3, 5), "u[2] c[1] d[1]")},
+    ),
+    "a bias for all layers": (
+        layered(lambda p, h, k: jnp.sin(h @ p["u"][k] + p["c"][None]) @ p["d"][k], c=(5,)),
+        {STREAM, ((5,), "u[2] c[0] d[1]")},
+    ),
+    "another order": (layered(lambda p, h, k: block(p, h, k, 2 - k)), SHARED),
+    "a layer twice": (layered(lambda p, h, k: block(p, h, k) + block(p, h, 0)), APART),
+    "two layers put together": (
+        layered(lambda p, h, k: jnp.sin(h @ p["u"][k] + h @ p["u"][0]) @ p["d"][k]),
+        SHARED,
+    ),
+    "from one layer to the next": (
+        (
+            lambda p, x: x @ p["u"][0] @ p["d"][0] @ p["u"][1] @ p["d"][1],
+            tree(u=(2, 3, 5), d=(2, 5, 3)),
+        ),
+        {((2, 5), "u[2] d[1]")},
+    ),
+    "a mean over layers": (layered(lambda p, h, k: block(p, h, k) + h @ p["u"].mean(0) @ p["d"][k]), SHARED),
+    "one layer is not read": (layered(block, read=(0, 2)), SHARED),
+    "half as many layers": (layered(lambda p, h, k: block(p, h, 2 * k, 2 * k) + block(p, h, 2 * k + 1), n=6), {
+        STREAM, ((6, 5), "u[2] d[1]"),
+    }),
+    "experts in layers": (
+        layered(
+            lambda p, h, k: sum(jnp.sin(h @ p["s"][k, j]) @ p["t"][k, j] for j in range(3)),
+            s=(3, 3, 4, 5),
+            t=(3, 3, 5, 4),
+        ),
+        {((4,), "w[1] s[2] t[3] v[0]"), ((3, 3, 5), "s[3] t[2]")},
+    ),
+    "query and key in one stack": (
+        layered(lambda p, h, k: jnp.sin((h @ p["q"][0]) * (h @ p["q"][1])) @ p["d"][k], q=(2, 4, 5)),
+        {((4,), "w[1] q[1] d[2] v[0]"), ((5,), "q[2] d[1]")},
+    ),
+}  # fmt: skip
+
+
+def unordered(found: set[tuple[tuple[int, ...], str]]) -> set[tuple[tuple[int, ...], frozenset[str]]]:
+    return {(shape, frozenset(members.split())) for shape, members in found}
+
+
+@pytest.mark.parametrize("name", UNROLLED)
+def test_layers_taken_by_index(name: str) -> None:
+    """Per layer where nothing puts layers together, else one for all: a wrong guess changes the function."""
+    (apply, params), wanted = UNROLLED[name]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        axes = ws.trace.axes(apply, params, X)
+        assert unordered(rows(axes)) == unordered(wanted)
+        ws.match.check_invariance(apply, params, axes, ws.match.random_element(axes, key=jax.random.key(0)), X)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_groups_of(name: str) -> None:
     (apply, params), wanted = CASES[name]
@@ -173,6 +259,8 @@ OPS: list[Callable[[Any, Any], Any]] = [
     lambda h, w: lax.scan(lambda c, u: (c, c[:, :4] * u[None, :4]), h, w)[1][:3].transpose(1, 0, 2).reshape(2, 12) + h,
     lambda h, w: jnp.pad(h.reshape(2, 3, 4), ((0, 0), (1, 0), (0, 0)))[:, :3].reshape(2, 12) + h,
     lambda h, w: h * jax.nn.one_hot(h.argmax(-1), 12) + h,
+    lambda h, w: h + sum(jnp.sin(h @ w.reshape(12, 3, 4)[:, k]) @ w.reshape(3, 4, 12)[k] for k in range(3)),
+    lambda h, w: sum(h.reshape(2, 3, 4)[:, k] * w[k, :4] for k in range(3)) @ w[:4],
 ]
 
 

@@ -30,6 +30,7 @@ COUNTED: dict[str, dict[tuple[int, ...], int]] = {
     # each of 2 blocks: 2 norms, pairs of rotary halves, value, hidden; last norm
     "llama": {(8,): 5, (2, 2): 2, (2, 4): 2, (10,): 2},
     "llama-scanned": {(8,): 1, (3, 8): 2, (3, 2, 2): 1, (3, 2, 4): 1, (3, 10): 1},
+    "llama-unrolled": {(8,): 1, (3, 8): 2, (3, 2, 2): 1, (3, 2, 4): 1, (3, 10): 1},
 }
 
 

@@ -114,13 +114,29 @@ def llama() -> Made:
     return apply, normal(zeros(shapes)), (tokens(6),)
 
 
-def llama_scanned() -> Made:
+def llama_stacked(run: Callable[[Any, Any], Any]) -> Made:
+    """Three layers in stacked parameters: `run` applies them."""
+
     def apply(p: Any, ids: Any) -> Any:
-        x, _ = jax.lax.scan(
-            lambda x, layer: (jax.checkpoint(llama_block)(layer, x), None), p["embed"][ids], p["layers"]
-        )
-        return rms_norm(p["norm"], x) @ p["head"]
+        return rms_norm(p["norm"], run(p["layers"], p["embed"][ids])) @ p["head"]
 
     stacked = {name: (3, *shape) for name, shape in LLAMA.items()}
     shapes = {"embed": (11, 8), "layers": stacked, "norm": (8,), "head": (8, 11)}
     return apply, normal(zeros(shapes)), (tokens(6),)
+
+
+def llama_scanned() -> Made:
+    def run(layers: Any, x: Any) -> Any:
+        x, _ = jax.lax.scan(lambda x, layer: (jax.checkpoint(llama_block)(layer, x), None), x, layers)
+        return x
+
+    return llama_stacked(run)
+
+
+def llama_unrolled() -> Made:
+    def run(layers: Any, x: Any) -> Any:
+        for k in range(3):
+            x = llama_block(jax.tree.map(lambda w: w[k], layers), x)  # noqa: B023
+        return x
+
+    return llama_stacked(run)

@@ -264,6 +264,7 @@ ZOO: dict[str, Entry] = {
     "llama": Entry(transformers.llama, {(8,): 1, (2,): 2, (2, 2): 2, (2, 4): 2, (10,): 2}),
     # as above, but one element for each of 3 layers
     "llama-scanned": Entry(transformers.llama_scanned, {(8,): 1, (3, 2): 1, (3, 2, 2): 1, (3, 2, 4): 1, (3, 10): 1}),
+    "llama-unrolled": Entry(transformers.llama_unrolled, {(8,): 1, (3, 2): 1, (3, 2, 2): 1, (3, 2, 4): 1, (3, 10): 1}),
     "flax-scanned": Entry(
         transformers.scanned, {(8,): 1, (3, 2): 1, (3, 2, 4): 2, (3, 10): 1}, ("params/Dense_1/bias",)
     ),

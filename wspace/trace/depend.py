@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from typing import TypeVar
 
 from wspace.trace.terms import Cell, Node, cells, find, strips
+from wspace.trace.unrolled import Act, Layers, Taken
 from wspace.trace.walk import Label, Op, Value
 
 Strips = tuple[tuple[Cell, ...], ...]  # an axis: the atoms of each strip
@@ -18,8 +19,9 @@ K = TypeVar("K", bound=Hashable)
 
 
 def dependencies(
-    ops: Iterable[Op],
+    ops: Sequence[Op],
     still: Iterable[tuple[Value, Node]],
+    taken: Mapping[int, list[Taken]],
     by_label: Callable[[Op, Label, Cell], Iterable[tuple[K, frozenset[int]]]],
     by_value: Callable[[Value, int, Cell], Iterable[K]],
 ) -> dict[K, frozenset[Node]]:
@@ -28,22 +30,24 @@ def dependencies(
     Args:
       ops: the records.
       still: values that are the same on every turn of a loop.
+      taken: by number of the record, what it takes of a stack.
       by_label: the groups that act on an atom of a label, each with the operands and results where it does.
       by_value: the groups that act on an atom of an array's axis.
     """
+    acts: dict[K, list[Act]] = {}
+    for n, label, cell in _labelled(ops):
+        for key, at in by_label(ops[n], label, cell):
+            acts.setdefault(key, []).append(Act(n, label, cell, at))
+    layers = Layers(ops, taken, acts)
     allowed: dict[K, frozenset[Node]] = {}
     seen: dict[Node, Strips] = {}
+    for key, mine in acts.items():
+        allowed[key] = frozenset.intersection(
+            *(_beside(ops[act.op], act, layers.along(key, act), seen) for act in mine)
+        )
     checked: set[int] = set()
     for op in ops:
         turns = [_everywhere(_strips(turn, seen)) for turn in op.loops]
-        parts = [(label, _strips(label.node, seen)) for label in op.labels if label.used]
-        for label, own in parts:
-            for cell in {c for s in own for c in s}:
-                within = frozenset.intersection(*(frozenset(c.atom for c in s) for s in own if cell in s))
-                for key, at in by_label(op, label, cell):
-                    beside = (_everywhere(s) for m, s in parts if m is not label and m.places.keys() >= at)
-                    ok = within.union(*turns, *beside) - {cell.atom}
-                    allowed[key] = allowed[key] & ok if key in allowed else ok
         for v in (*op.ins, *op.outs):
             if v.uid not in checked:
                 checked.add(v.uid)
@@ -55,6 +59,24 @@ def dependencies(
             for key in (key for cell in cells(node) for key in by_value(v, k, cell)):
                 allowed[key] = allowed.get(key, frozenset()) - {c.atom for c in cells(turn)}
     return allowed
+
+
+def _labelled(ops: Sequence[Op]) -> Iterator[tuple[int, Label, Cell]]:
+    seen: dict[Node, Strips] = {}
+    for n, op in enumerate(ops):
+        for label in op.labels:
+            if label.used:
+                yield from ((n, label, c) for c in {c for s in _strips(label.node, seen) for c in s})
+
+
+def _beside(op: Op, act: Act, layers: tuple[set[Node], set[Node]], seen: dict[Node, Strips]) -> frozenset[Node]:
+    """The indices that lie along wherever a group acts in one operation."""
+    parts = [(label, _strips(label.node, seen)) for label in op.labels if label.used]
+    own = _strips(act.label.node, seen)
+    within = frozenset.intersection(*(frozenset(c.atom for c in s) for s in own if act.cell in s))
+    turns = (_everywhere(_strips(turn, seen)) for turn in op.loops)
+    beside = (_everywhere(s) for m, s in parts if m is not act.label and m.places.keys() >= act.at)
+    return within.union(*turns, *beside, layers[0]) - layers[1] - {act.cell.atom}
 
 
 def _ambiguous(axes: Sequence[Strips], turns: Sequence[frozenset[Node]]) -> Iterator[tuple[int, Cell, frozenset[Node]]]:

@@ -12,11 +12,13 @@ from wspace.core.typing import Path
 from wspace.trace.depend import closed, dependencies, used
 from wspace.trace.groups import Factor, Group, Layout, Member, Strip, Symmetries
 from wspace.trace.terms import Node, cells, pin, strips
+from wspace.trace.unrolled import take_apart
 from wspace.trace.walk import Value, Walk
 
 
 def permutations(walk: Walk, leaves: Mapping[Path, Value]) -> Symmetries:
     """The groups of kind "permutation". What no operation reads is pinned: other inputs might read it."""
+    taken = take_apart(walk.ops, list(leaves.values()))
     touched = used([op for op in walk.ops if op.name != "leaf"])
     members = places(walk, leaves)
     for atom in members:
@@ -27,6 +29,7 @@ def permutations(walk: Walk, leaves: Mapping[Path, Value]) -> Symmetries:
         dependencies(
             walk.ops,
             walk.still,
+            taken,
             lambda op, label, cell: [(cell.atom, frozenset(label.places))] if cell.atom in movable else [],
             lambda v, k, cell: [cell.atom] if cell.atom in movable else [],
         )

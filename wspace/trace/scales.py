@@ -19,10 +19,11 @@ from wspace.core.typing import Path
 from wspace.trace.depend import dependencies, in_order, used
 from wspace.trace.groups import Group, Member, Symmetries
 from wspace.trace.permutations import group, laid_out, named, places, unread
+from wspace.trace.spots import Spot, at_label
 from wspace.trace.terms import TORN, Cell, Node, cells
-from wspace.trace.walk import Label, Op, Place, Value, Walk
+from wspace.trace.unrolled import take_apart
+from wspace.trace.walk import Label, Op, Value, Walk
 
-Spot: TypeAlias = tuple[int, int, Cell]  # array, axis, place in the axis
 Sum: TypeAlias = dict[Spot, Fraction]
 
 EQUAL = frozenset(
@@ -37,6 +38,7 @@ COMPARE = frozenset("eq ne lt le gt ge".split())
 
 def scales(walk: Walk, leaves: Mapping[Path, Value]) -> Symmetries:
     """The groups of kind "scale"."""
+    taken = take_apart(walk.ops, list(leaves.values()))
     system = _System()
     for op in walk.ops:
         for equation in _equations(op, system):
@@ -50,7 +52,7 @@ def scales(walk: Walk, leaves: Mapping[Path, Value]) -> Symmetries:
             spot = (leaves[m.path].uid, m.axis, Cell(atom, m.stride, m.offset))
             for root, e in system.solve({spot: Fraction(1)}).items() if m.path not in unused else ():
                 found.setdefault((atom, root), []).append(m._replace(exponent=float(e)))
-    indices = dependencies(walk.ops, walk.still, partial(_on_label, system), partial(_on_value, system))
+    indices = dependencies(walk.ops, walk.still, taken, partial(_on_label, system), partial(_on_value, system))
     parts = [a for a in members if a.size > 1]
     over = {key: in_order(indices.get(key, frozenset()) & set(parts)) for key in found}
     factors, names = named(parts, members), named(list(found), found)
@@ -66,7 +68,7 @@ def _on_label(system: _System, op: Op, label: Label, cell: Cell) -> Iterator[tup
     """The groups that scale one axis of an operation, and in which operands and results."""
     at: dict[Spot, set[int]] = {}
     for i, place in label.places.items():
-        for spot in _at((*op.ins, *op.outs), i, place, label.node, cell):
+        for spot in at_label((*op.ins, *op.outs), i, place, label.node, cell):
             for root in system.solve({spot: Fraction(1)}):
                 at.setdefault(root, set()).add(i)
     return (((cell.atom, root), frozenset(where)) for root, where in at.items())
@@ -124,7 +126,7 @@ def _equations(op: Op, system: _System) -> Iterator[Sum]:
     covered: set[Spot] = set()
     for label in op.labels if op.name != "leaf" else ():
         for cell in cells(label.node):
-            at = {i: _at(every, i, place, label.node, cell) for i, place in label.places.items()}
+            at = {i: at_label(every, i, place, label.node, cell) for i, place in label.places.items()}
             covered.update(*at.values())
             if not label.used:
                 continue
@@ -138,21 +140,6 @@ def _equations(op: Op, system: _System) -> Iterator[Sum]:
 
 def _spots(v: Value) -> list[Spot]:
     return [(v.uid, k, cell) for k, node in enumerate(v.axes) for cell in cells(node)]
-
-
-def _at(every: Sequence[Value], i: int, place: Place | None, node: Node, cell: Cell) -> list[Spot]:
-    """A label's atom as an array has it: none if the axis has become something else, several if it is in parts."""
-    if place is None:
-        return []
-    v = every[i]
-    axis, stride, first = v.axes[place.axis], cell.stride * place.stride, place.offset or 0
-    own = [c for c in cells(axis) if c.atom is cell.atom and c.stride == stride]
-    if place.offset is not None:
-        own = [c for c in own if first <= c.start < first + node.size] or own
-    mine = {first + c.start * place.stride for c in cells(node) if c.atom is cell.atom and c.stride == cell.stride}
-    if {c.start for c in own} == mine:
-        own = [c for c in own if c.start == first + cell.start * place.stride]
-    return [(v.uid, place.axis, c) for c in own]
 
 
 def _relation(op: Op, spots: Mapping[int, Spot]) -> Iterator[Sum]:

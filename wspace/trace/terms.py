@@ -165,6 +165,14 @@ def _become(node: Node, how: Literal["product", "sum"], parts: Sequence[Node]) -
     node.how, node.parts = how, tuple(parts)
 
 
+def rejoin(node: Node, why: str) -> tuple[Node, ...]:
+    """Make an axis whole again that was cut up, and pin it. Returns its pieces."""
+    node = find(node)
+    parts = node.parts
+    node.how, node.parts, node.pinned = "atom", (), why
+    return parts
+
+
 def unify(a: Node, b: Node) -> None:
     """Make two axes of one size the same: one permutation moves both. Pins both where their structures don't fit."""
     a, b = find(a), find(b)
