@@ -117,7 +117,7 @@ BAD = [
     ("sources: {a: 'https://example.org/m'}\nmodels: [a]", "is a URL: wspace reads local folders only"),
     ("sources: {a: {path: 's3://bucket/m'}}\nmodels: [a]", "is a URL"),
     ("sources: {a: {package: os.path}}\nmodels: [a]", "'os.path' is not the name of a package"),
-    ("sources: {a: {perturb: {of: a, noise: 1}}}\nmodels: [a]", "source 'a' is a perturbation of itself"),
+    ("sources: {a: {perturb: {of: a, noise: 1}}}\nmodels: [a]", "source 'a' is made of itself"),
     ("sources: {a: {perturb: {of: b, noise: 1}}, c: x}\nmodels: [c]", "no source 'b'"),
     ("sources: {a: {perturb: {of: b}}, b: x}\nmodels: [b]", "sources.a.perturb: needs 'noise'"),
     (
