@@ -14,6 +14,7 @@ from tests.rows import close, like, tree, weights
 from wspace import merge
 from wspace.core.errors import ShapeError, SideTreeError, WspaceError
 from wspace.core.implicit import is_implicit
+from wspace.merge.uncertainty import uncertainty_array, uncertainty_full_array
 
 RNG = np.random.default_rng(0)
 BASE = tree(RNG)
@@ -50,6 +51,25 @@ def test_fisher_is_the_mean_where_models_are_equally_sure_and_the_minimum_of_the
 
     best = merge.fisher()(A, B, fisher=(F, G))["dense"]["kernel"]
     assert jnp.max(jnp.abs(jax.grad(loss)(best))) < 1e-5 * jnp.max(jnp.abs(jax.grad(loss)(A["dense"]["kernel"])))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_with_whole_hessians_uncertainty_is_the_optimum_of_all_quadratic_tasks_at_once(dtype: Any) -> None:
+    """The paper's theorem. Fine-tunes are anchored at the base; the joint optimum is found from the gradient alone."""
+    size, shares = 6, np.array([1.0, 0.5, 0.8])
+    prior, *curved = (x @ x.T + 0.1 * np.eye(size) for x in RNG.standard_normal((4, size, size)))
+    base, *centers = RNG.standard_normal((4, size))
+    tuned = [np.linalg.solve(h + prior, h @ c + prior @ base) for h, c in zip(curved, centers, strict=True)]
+    pull = sum(a * h @ c for a, h, c in zip(shares, curved, centers, strict=True))
+    joint = np.linalg.solve(prior + np.tensordot(shares, curved, 1), pull + prior @ base)
+    with jax.enable_x64(dtype == jnp.float64):
+        whole, deltas, h0 = ([jnp.asarray(x, dtype) for x in y] for y in (curved, np.array(tuned) - base, [prior]))
+        got = base + np.asarray(uncertainty_full_array(deltas, whole, h0[0], jnp.asarray(shares, dtype), 0.0))
+        diagonals = [jnp.diagonal(h) for h in whole]
+        flat = uncertainty_array(deltas, diagonals, jnp.diagonal(h0[0]), jnp.asarray(shares, dtype), 0.0)
+    error = np.linalg.norm(got - joint)
+    assert error < (1e-12 if dtype == jnp.float64 else 1e-4) * np.linalg.norm(joint)
+    assert np.linalg.norm(base + np.asarray(flat) - joint) > 0.1 * np.linalg.norm(joint)  # diagonals are not enough
 
 
 def test_a_side_tree_for_each_model_is_asked_for_by_name() -> None:
