@@ -34,6 +34,13 @@ def test_doubles_around_a_base_and_in_a_stream() -> None:
     np.testing.assert_array_equal(np.asarray(sink["w"]), 1 + TINY)
 
 
+def test_numbers_beside_doubles_are_doubles() -> None:
+    """0.1 in float32 is off by 1.5e-9."""
+    a, b = {"w": np.full(2, 1.0)}, {"w": np.full(2, 3.0)}
+    np.testing.assert_allclose(np.asarray(ws.merge.weighted_sum((0.1, 0.7))(a, b)["w"]), 0.1 + 0.7 * 3.0, rtol=1e-15)
+    np.testing.assert_allclose(np.asarray(ws.interpolate.lerp(0.1)(a, b)["w"]), 0.9 + 0.1 * 3.0, rtol=1e-15)
+
+
 def test_doubles_in_another_tree_than_the_first_are_used_in_double() -> None:
     """And without a warning that they were cut."""
     a, b = {"w": np.full(2, 3.0, np.float32)}, {"w": np.full(2, -3.0 + 2.0**-30)}

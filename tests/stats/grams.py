@@ -22,9 +22,11 @@ def gram(x: np.ndarray) -> np.ndarray:
 
 def grams(trees: Any, rng: np.random.Generator) -> dict[str, Any]:
     """One Gram matrix for each matrix of the example tree, one for each layer of a stack."""
-    tree = trees[0]
-    dense, layers = tree["dense"]["kernel"], tree["layers"]["kernel"]
-    one = gram(activations(rng, 48, dense.shape[0]))
-    stack = np.stack([gram(activations(rng, 48, layers.shape[1])) for _ in range(layers.shape[0])])
-    sides = {"dense": {"kernel": one}, "layers": {"kernel": stack}}
-    return {"gram": jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), sides)}
+
+    def one(w: Any) -> Any:
+        if w.ndim == 2:
+            return gram(activations(rng, 48, w.shape[0]))
+        return np.stack([gram(activations(rng, 48, w.shape[1])) for _ in range(w.shape[0])])
+
+    kernels = {k: {"kernel": layer["kernel"]} for k, layer in trees[0].items() if isinstance(layer, dict)}
+    return {"gram": jax.tree.map(lambda w: jnp.asarray(one(w), jnp.float32), kernels)}

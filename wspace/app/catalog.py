@@ -12,6 +12,7 @@ from typing import Any
 
 from wspace.app.arguments import signature
 
+SMOOTH = ("interpolate", "average", "merge")  # rooms whose traced arguments have gradients, unless "in steps"
 ROOMS = "interpolate average merge match prune quant reparam optim init supernet generate objectives measure".split()
 _SECTION = re.compile(r"^(\w[\w ]*): ?(.*)$")
 
@@ -35,6 +36,23 @@ class Method:
     @property
     def summary(self) -> str:
         return self.doc.partition("\n")[0]
+
+    @property
+    def traced(self) -> dict[str, bool]:
+        """The numeric arguments that may vary without compiling, and whether the result follows them smoothly.
+
+        The docstring says "Traced." of an argument, or "Traced, in steps." if thresholds or masks hang on it.
+        """
+        names, args = "|".join(self.signature.parameters) or "$.", " ".join(self.sections.get("Args", "").split())
+        parts = re.split(rf"(?<![\w`.])((?:{names})(?:, (?:{names}))*): ", args)
+        said = dict(zip(parts[1::2], parts[2::2], strict=True))
+        return {n: "Traced, in steps" not in s for names, s in said.items() if "Traced" in s for n in names.split(", ")}
+
+    @property
+    def differentiable(self) -> list[str]:
+        """The arguments of a Transform through which gradients are right; a law holds each to finite differences."""
+        smooth = self.kind == "Transform" and self.name.partition(".")[0] in SMOOTH
+        return [name for name, follows in self.traced.items() if smooth and follows]
 
 
 @cache

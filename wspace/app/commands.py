@@ -201,7 +201,10 @@ def _diff(arguments: argparse.Namespace, console: Console) -> int:
 def _methods(arguments: argparse.Namespace, console: Console) -> int:
     methods, name = catalog(), arguments.name
     if name in methods:
-        console.print(f"[bold]{name}[/]{escape(_signature(methods[name]))}\n\n{escape(methods[name].doc)}")
+        method = methods[name]
+        console.print(f"[bold]{name}[/]{escape(_signature(method))}\n\n{escape(method.doc)}")
+        if method.differentiable:
+            console.print(f"\nGradients: right through {', '.join(method.differentiable)}.")
         return 0
     rooms = {m.partition(".")[0] for m in methods}
     if name is not None and name not in rooms:

@@ -77,7 +77,7 @@ def karcher(weights: Sequence[float] | Array | None = None, max_iter: int = 10, 
     Args:
       weights: [n], default equal; divided by their sum, unless that is zero. Traced.
       max_iter: most steps of the iteration. Static.
-      tol: length of a step below which it stops, and norm below which a leaf has no direction. Traced.
+      tol: length of a step below which it stops, and norm below which a leaf has no direction. Traced, in steps.
     Returns:
       Transform, n -> 1; one tree is itself, and zero leaves are zero.
     Raises:

@@ -195,12 +195,12 @@ def check_arity(t: Transform, trees: int) -> None:
 
 
 def per_model(weights: Any, n: int, default: float = 1.0) -> Array:
-    """Weights of n models as a float32 array `[n]`; None is `default` for each.
+    """Weights of n models as an array `[n]`, float32 (float64 beside float64 leaves); None is `default` for each.
 
     Raises:
       ShapeError: another number of weights than of models.
     """
-    w = jnp.full((n,), default, jnp.float32) if weights is None else jnp.asarray(weights, jnp.float32)
+    w = jnp.full((n,), default, float) if weights is None else jnp.asarray(weights, float)
     if w.shape != (n,):
         raise ShapeError(f"{n} trees need weights of shape ({n},), but got {w.shape}")
     return w

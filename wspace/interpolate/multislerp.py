@@ -57,7 +57,7 @@ def multislerp(
 
     Args:
       weights: [n], default all 1. Traced.
-      normalize: divide the weights by their sum; by nothing, if that is zero. Traced.
+      normalize: divide the weights by their sum; by nothing, if that is zero. Traced, in steps.
       eps: added to norms, and below which directions cancel out. Traced.
     Returns:
       Transform, n -> 1; one tree is itself. Where directions cancel out, the plain weighted sum.

@@ -43,7 +43,7 @@ def arcee_fusion(spread: Array | float = 1.5, axis: int = -1) -> Transform:
     Scope: leaf (1 pass). Needs: base. Random: no. Output leaf: array, dtype of the tree.
 
     Args:
-      spread: how many interquartile ranges above the median the threshold lies. Traced.
+      spread: how many interquartile ranges above the median the threshold lies. Traced, in steps.
       axis: along which the softmax is taken, -1 for torch's rows `[out, in]`, -2 for `[in, out]`; a leaf without this
         axis has one row. Static.
     Returns:

@@ -40,8 +40,10 @@ def crumbs(
     Scope: leaf (1 pass). Needs: nothing. Random: no. Output leaf: array, input dtype.
 
     Args:
-      density: fraction that stays, 0..1; a tuple gives each tree of a chain its own. 1 changes nothing. Traced.
-      gamma: fraction of outliers that go, 0..1, or a tuple; where density + gamma is above 1, fewer go. Traced.
+      density: fraction that stays, 0..1; a tuple gives each tree of a chain its own. 1 changes nothing. Traced, in
+        steps.
+      gamma: fraction of outliers that go, 0..1, or a tuple; where density + gamma is above 1, fewer go. Traced, in
+        steps.
       rescale: scale what stays to the L1 norm that the leaf had. Static.
     Returns:
       Transform, 1 -> 1.
@@ -92,8 +94,9 @@ def breadcrumbs(
     Scope: leaf (1 pass). Needs: base. Random: no. Output leaf: array, dtype of the first tree.
 
     Args:
-      density: fraction of each task vector that stays, 0..1; a tuple gives each model its own. Traced.
-      gamma: fraction of the largest entries that go, 0..1, or a tuple: 1 - gamma is the paper's gamma. Traced.
+      density: fraction of each task vector that stays, 0..1; a tuple gives each model its own. Traced, in steps.
+      gamma: fraction of the largest entries that go, 0..1, or a tuple: 1 - gamma is the paper's gamma. Traced, in
+        steps.
       weights: [n], weight of each model; default all 1. Traced.
       lam: scale of the merged task vector. Traced.
       consensus: `(weights, lam) -> Transform` of n task vectors. Static.

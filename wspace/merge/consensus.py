@@ -44,8 +44,8 @@ def consensus(
 
     Args:
       strictness: lambda of the masks: larger ones leave fewer entries to a task. The paper finds it on held-out data
-        among 0.2, 0.3, ... 0.6. Traced.
-      least: tasks that an entry has to serve. Traced.
+        among 0.2, 0.3, ... 0.6. Traced, in steps.
+      least: tasks that an entry has to serve. Traced, in steps.
       lam: scale of the merged task vector. Traced.
       multi: merges n task vectors, leaf by leaf; default `weighted_sum()`. `elect(normalize=False)` after a trim is the
         paper's other choice. Static.

@@ -57,7 +57,7 @@ def drop(density: Array | float | Sequence[float], rescale: Rescale = True) -> T
 
     Args:
       density: probability to stay, 0..1; the paper's drop rate is p = 1 - density. A tuple gives each tree of a chain
-        its own. Traced.
+        its own. Traced, in steps.
       rescale: whether to divide, traced; or "l1" to scale what stays to the L1 norm that the leaf had.
     Returns:
       Transform, 1 -> 1; in a chain before a merge it runs on every tree with a mask of its own. Density 1 changes
@@ -99,7 +99,7 @@ def dare(
 
     Args:
       density: probability of an entry to stay, 0..1; the paper's drop rate is p = 1 - density. A tuple gives each model
-        its own. Traced.
+        its own. Traced, in steps.
       weights: [n], weight of each model; default all 1. Traced.
       lam: scale of the merged task vector. Traced.
       consensus: `(weights, lam) -> Transform` of n task vectors. Static.

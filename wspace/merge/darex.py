@@ -83,9 +83,9 @@ def darex(
 
     Args:
       density: probability of an entry to stay, 0..1; the paper's drop rate is p = 1 - density. A tuple gives each model
-        its own. Traced.
+        its own. Traced, in steps.
       q: divisor, density..1, such as one found by a score on held-out data; a tuple as above. Traced.
-      weights, lam, consensus: as in `dare`.
+      weights, lam: as in `dare`. Traced. consensus: as in `dare`. Static.
     Returns:
       Transform, n -> 1. The expected change is density / q of the task vector.
     Raises:

@@ -67,8 +67,9 @@ def magprune(density: Fraction, epsilon: Fraction = 0.15, rescale: Rescale = Tru
     Scope: leaf (1 pass). Needs: key. Random: yes, by leaf path. Output leaf: array, input dtype.
 
     Args:
-      density: mean probability to stay, 0..1; a tuple gives each tree of a chain its own. Traced.
-      epsilon: by how much it is smaller for a row's smallest entry and larger for its largest, or a tuple. Traced.
+      density: mean probability to stay, 0..1; a tuple gives each tree of a chain its own. Traced, in steps.
+      epsilon: by how much it is smaller for a row's smallest entry and larger for its largest, or a tuple. Traced, in
+        steps.
       rescale: True divides by each entry's probability, "l1" scales what stays to the L1 norm that the leaf had.
       axis: along which rows lie, -1 for torch's `[out, in]`, -2 for `[in, out]`; vectors are one row. Static.
     Returns:
@@ -118,8 +119,8 @@ def della(
 
     Args:
       density: mean probability of an entry to stay, 0..1; the paper's drop rate is p = 1 - density. A tuple gives each
-        model its own. Traced.
-      epsilon: half the width of the window of probabilities, or a tuple. Traced.
+        model its own. Traced, in steps.
+      epsilon: half the width of the window of probabilities, or a tuple. Traced, in steps.
       weights: [n], weight of each model; default all 1. Traced.
       lam: scale of the merged task vector. Traced.
       consensus: `(weights, lam) -> Transform` of n task vectors. Static.

@@ -101,7 +101,7 @@ def modulate(rule: Literal["sign", "tall"] = "sign", strictness: Array | float =
     Scope: global (2 passes); with rule "tall", leaf (1 pass). Needs: base, unified. Random: no. Output leaf: Modulated.
 
     Args:
-      rule: how entries are chosen. Static. strictness: lambda of TALL masks. Traced.
+      rule: how entries are chosen. Static. strictness: lambda of TALL masks. Traced, in steps.
     Returns:
       Transform, 1 -> 1. Modulated holds `base` and `unified` as they are, so n tasks share them and add a bit an entry,
       kept as a byte. unified: a task vector, of `emr` or any merge of task vectors such as `weighted_sum`.

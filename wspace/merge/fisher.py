@@ -61,7 +61,7 @@ def fisher(
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
         shares = per_model(weights, len(leaves))
         if normalize:
-            (norms,) = ctx.summaries
+            norms = ctx.summaries[0].astype(shares.dtype)
             shares = shares / jnp.where(norms > 0, norms, 1)
         fishers = [jnp.asarray(f).astype(leaves[0].dtype) for f in ctx.each("fisher")]
         return fisher_array(leaves, fishers, shares, floor)

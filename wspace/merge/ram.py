@@ -45,7 +45,7 @@ def ram(epsilon: Array | float = 1e-5) -> Transform:
     Scope: leaf (1 pass). Needs: base. Random: no. Output leaf: array, dtype of the first tree.
 
     Args:
-      epsilon: size up to which an entry of a task vector counts as unchanged. Traced.
+      epsilon: size up to which an entry of a task vector counts as unchanged. Traced, in steps.
     Returns:
       Transform, n -> 1.
     Raises:

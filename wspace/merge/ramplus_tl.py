@@ -48,7 +48,7 @@ def ramplus_tl(r: Array | float = 0.1, alpha: Array | float = 0.2, epsilon: Arra
     Args:
       r: how much overlap amplifies. Traced.
       alpha: the overlap above which it amplifies no more. Traced.
-      epsilon: size up to which an entry of a task vector counts as unchanged. Traced.
+      epsilon: size up to which an entry of a task vector counts as unchanged. Traced, in steps.
     Returns:
       Transform, n -> 1. r = 0 is `ram`.
     Raises:

@@ -55,9 +55,9 @@ def sce(density: Array | float = 1.0, floor: Array | float = 0.0) -> Transform:
     Scope: leaf (1 pass). Needs: base. Random: no. Output leaf: array, dtype of the first tree.
 
     Args:
-      density: fraction of entries that are selected, 0..1, mergekit's `select_topk`; 1 selects all. Traced.
+      density: fraction of entries that are selected, 0..1, mergekit's `select_topk`; 1 selects all. Traced, in steps.
       floor: mean squared task vector below which models get equal weights, and smallest divisor; mergekit's is 1e-6,
-        which many fine-tunes are below. Traced.
+        which many fine-tunes are below. Traced, in steps.
     Returns:
       Transform, n -> 1. Entries on which all models agree do not vary, so below density 1 they stay at base.
     Raises:

@@ -82,7 +82,7 @@ def ties(
     Scope: leaf (1 pass). Needs: base. Random: no. Output leaf: array, dtype of the first tree.
 
     Args:
-      density: fraction of each task vector that stays, 0..1; a tuple gives each model its own. Traced.
+      density: fraction of each task vector that stays, 0..1; a tuple gives each model its own. Traced, in steps.
       weights: [n], weight of each model in sign election and mean; default all 1. Traced.
       lam: scale of the merged task vector. Traced.
       normalize: divide by the weights that agree (the paper's disjoint mean), or add. Static.
