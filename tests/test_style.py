@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = {
     *("interpolate", "average", "merge", "match", "prune", "quant", "reparam", "optim"),
-    *("init", "supernet", "generate", "measure", "objectives"),
+    *("init", "supernet", "generate", "measure", "objectives", "budget"),
 }
 FOUNDATION = {"core", "trace", "stats", "calibrate"}  # what the rooms stand on
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "base", "misc"}

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "average calibrate data init interpolate io match measure merge objectives optim prune quant reparam stats trace"
+    "average budget calibrate data init interpolate io match measure merge objectives optim prune quant reparam stats "
+    "trace"
 ).split()
 _CORE = {
     "Axes": "axes",
@@ -47,6 +48,7 @@ __all__ = [*_CORE, *_ROOMS]
 
 if TYPE_CHECKING:
     import wspace.average as average
+    import wspace.budget as budget
     import wspace.calibrate as calibrate
     import wspace.data as data
     import wspace.init as init

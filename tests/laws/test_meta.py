@@ -22,6 +22,7 @@ ROOMS = [
     "supernet",
     "generate",
     "objectives",
+    "budget",
 ]
 
 

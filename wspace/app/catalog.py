@@ -13,7 +13,9 @@ from typing import Any
 from wspace.app.arguments import signature
 
 SMOOTH = ("interpolate", "average", "merge")  # rooms whose traced arguments have gradients, unless "in steps"
-ROOMS = "interpolate average merge match prune quant reparam optim init supernet generate objectives measure".split()
+ROOMS = (
+    "interpolate average merge match prune quant reparam optim init supernet generate objectives budget measure".split()
+)
 _SECTION = re.compile(r"^(\w[\w ]*): ?(.*)$")
 
 

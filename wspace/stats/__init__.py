@@ -1,5 +1,6 @@
 """Summaries and order statistics over leaves and data."""
 
+from wspace.stats.curvature import hessian_trace as hessian_trace
 from wspace.stats.fisher import Gradients as Gradients
 from wspace.stats.fisher import fisher as fisher
 from wspace.stats.fisher import grad as grad
