@@ -6,6 +6,7 @@ import difflib
 import heapq
 import importlib.util
 import inspect
+import json
 import shutil
 import textwrap
 
@@ -44,6 +45,14 @@ def test_pairs_are_the_docstrings_that_python_itself_shows() -> None:
     for thing in (difflib.get_close_matches, heapq.merge, shutil.copytree, textwrap.wrap):
         first, _, rest = str(inspect.getdoc(thing)).partition("\n\n")
         assert (" ".join(first.split()), " ".join(rest.split())) in pairs, thing
+
+
+def test_other_texts_are_of_the_same_kind_and_share_no_paragraph() -> None:
+    pairs, others = docstrings.docstring_pairs(), docstrings.other_texts()
+    assert 300 < len(others) < 3000
+    assert not any(other.startswith(first) and other.endswith(rest) for first, rest in pairs for other in others)
+    first, _, rest = str(inspect.getdoc(json.JSONEncoder)).partition("\n\n")
+    assert " ".join(f"{first} {rest}".split()) in others
 
 
 def test_a_python_without_sources_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +94,9 @@ def test_batching_changes_no_embedding_and_the_real_model_finds_what_belongs_tog
     texts = [text for pair in PAIRS for text in pair]
     batches: list[int] = []
 
-    def watch(every: list[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
-        batches.extend(length for length, _ in every)
-        assert sorted(i for _, rows in every for i in rows) == list(range(10))
+    def watch(every: list[tuple[np.ndarray, minilm.Batch]]) -> list[tuple[np.ndarray, minilm.Batch]]:
+        batches.extend(batch.ids.shape[1] for _, batch in every)
+        assert sorted(i for rows, _ in every for i in rows) == list(range(10))
         return every
 
     vectors = docstrings.embed(params, texts, watch)

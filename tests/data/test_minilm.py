@@ -125,6 +125,22 @@ def test_the_model_equals_a_slow_one_on_random_weights() -> None:
     np.testing.assert_allclose(got, [slow_bert(params, row) for row in rows], atol=2e-6)
 
 
+def test_the_model_is_its_blocks_one_after_another() -> None:
+    rng = np.random.default_rng(1)
+    shapes = {n: x.shape for n, x in minilm.shapes().items() if "ids" not in n}
+    shapes["embeddings.word_embeddings.weight"] = (9, 384)
+    params = {n: rng.standard_normal(shape, np.float32) / 20 for n, shape in shapes.items()}
+    ids, mask = rng.integers(0, 9, (2, 5)), np.arange(5)[None] < np.array([[5], [3]])
+    state = minilm.embedded(params, minilm.Batch(ids, mask))
+    parts = minilm.blocks(params)
+    for step, part in parts:
+        state = step(part, state)
+    np.testing.assert_array_equal(minilm.pooled(state), minilm.encode(params, ids, mask))
+    doubled = minilm.with_blocks(params, [{n: 2 * w for n, w in part.items()} for _, part in parts])
+    for name, w in params.items():
+        np.testing.assert_array_equal(doubled[name], 2 * w if name.startswith("encoder.") else w)
+
+
 def test_leaves_of_any_float_dtype_are_computed_in_f32() -> None:
     leaves = {name: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16) for name, leaf in minilm.shapes().items()}
     with jax.numpy_dtype_promotion("strict"):

@@ -14,9 +14,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,39 +92,100 @@ def encode(params: Params, ids: np.ndarray | jax.Array, mask: np.ndarray | jax.A
       (2, 384)
     """
 
-    def leaf(name: str) -> jax.Array:
-        return jnp.asarray(params[name]).astype(jnp.float32)
-
-    def linear(x: jax.Array, name: str) -> jax.Array:
-        return x @ leaf(f"{name}.weight").T + leaf(f"{name}.bias")[None, None]
-
-    def norm(x: jax.Array, name: str) -> jax.Array:
-        centred = x - x.mean(-1, keepdims=True)
-        unit = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + EPS)
-        return unit * leaf(f"{name}.weight")[None, None] + leaf(f"{name}.bias")[None, None]
-
-    def attention(x: jax.Array, at: str) -> jax.Array:
-        q, k, v = (linear(x, f"{at}.self.{part}").reshape(n, length, HEADS, -1) for part in ("query", "key", "value"))
-        scores = jnp.einsum("nqhd,nkhd->nhqk", q, k) / q.shape[-1] ** 0.5
-        weights = jax.nn.softmax(jnp.where(mask[:, None, None, :], scores, -jnp.inf), axis=-1)
-        return linear(jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(n, length, -1), f"{at}.output.dense")
-
-    ids, mask = jnp.asarray(ids), jnp.asarray(mask)
-    n, length = ids.shape
-    x = leaf("embeddings.word_embeddings.weight")[ids]
-    x = x + leaf("embeddings.position_embeddings.weight")[None, :length]
-    x = norm(x + leaf("embeddings.token_type_embeddings.weight")[None, :1], "embeddings.LayerNorm")
-    for at in (f"encoder.layer.{i}" for i in range(LAYERS)):
-        x = norm(x + attention(x, f"{at}.attention"), f"{at}.attention.output.LayerNorm")
-        hidden = jax.nn.gelu(linear(x, f"{at}.intermediate.dense"), approximate=False)
-        x = norm(x + linear(hidden, f"{at}.output.dense"), f"{at}.output.LayerNorm")
-    total = jnp.einsum("nl,nld->nd", mask.astype(x.dtype), x)
-    return total / jnp.linalg.norm(total, axis=-1, keepdims=True)  # the mean's divisor cancels
+    state = embedded(params, Batch(ids, mask))
+    for step, part in blocks(params):
+        state = step(part, state)
+    return pooled(state)
 
 
 def apply(params: Params, batch: Batch) -> jax.Array:
     """`encode` as a model function of parameters and one batch: f32 [n, 384]. Pure; jit it or trace it."""
     return encode(params, batch.ids, batch.mask)
+
+
+State = tuple[jax.Array, ...]  # what goes from block to block; the residual stream first, the mask last
+Block = tuple[Callable[[Params, State], State], dict[str, Any]]
+
+
+def blocks(params: Params) -> list[Block]:
+    """The encoder as 4 blocks a layer, for `calibrate.blockwise`: what one gives, the next takes.
+
+    A block is a function and its own weights, by their names without the layer's: linear layers that read the same
+    activations are one block (queries, keys, values; attention's output; the two of the feed-forward net).
+    """
+    parts = {
+        _attended: "attention.self.",
+        _attention_out: "attention.output.",
+        _widened: "intermediate.",
+        _narrowed: "output.",
+    }
+    return [
+        (step, {n.removeprefix(at): w for n, w in params.items() if n.startswith(at + part)})
+        for at in (f"encoder.layer.{i}." for i in range(LAYERS))
+        for step, part in parts.items()
+    ]
+
+
+def with_blocks(params: Params, made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The parameters with the weights of `blocks` replaced, in their order."""
+    per_layer = len(made) // LAYERS
+    renamed = {f"encoder.layer.{k // per_layer}.{n}": w for k, part in enumerate(made) for n, w in part.items()}
+    return {**params, **renamed}
+
+
+def embedded(params: Params, batch: Batch) -> State:
+    """What the first block takes: f32 [n, length, 384] and the mask."""
+    ids, mask = jnp.asarray(batch.ids), jnp.asarray(batch.mask)
+    x = _leaf(params, "embeddings.word_embeddings.weight")[ids]
+    x = x + _leaf(params, "embeddings.position_embeddings.weight")[None, : ids.shape[1]]
+    x = x + _leaf(params, "embeddings.token_type_embeddings.weight")[None, :1]
+    return _norm(params, x, "embeddings.LayerNorm"), mask
+
+
+def pooled(state: State) -> jax.Array:
+    """Sentence embeddings from what the last block gives."""
+    x, mask = state
+    total = jnp.einsum("nl,nld->nd", mask.astype(x.dtype), x)
+    return total / jnp.linalg.norm(total, axis=-1, keepdims=True)  # the mean's divisor cancels
+
+
+def _attended(params: Params, state: State) -> State:
+    x, mask = state
+    names = (f"attention.self.{part}" for part in ("query", "key", "value"))
+    q, k, v = (_linear(params, x, name).reshape(*x.shape[:2], HEADS, -1) for name in names)
+    scores = jnp.einsum("nqhd,nkhd->nhqk", q, k) / q.shape[-1] ** 0.5
+    weights = jax.nn.softmax(jnp.where(mask[:, None, None, :], scores, -jnp.inf), axis=-1)
+    return x, jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(x.shape), mask
+
+
+def _attention_out(params: Params, state: State) -> State:
+    x, attended, mask = state
+    x = x + _linear(params, attended, "attention.output.dense")
+    return _norm(params, x, "attention.output.LayerNorm"), mask
+
+
+def _widened(params: Params, state: State) -> State:
+    x, mask = state
+    return x, jax.nn.gelu(_linear(params, x, "intermediate.dense"), approximate=False), mask
+
+
+def _narrowed(params: Params, state: State) -> State:
+    x, hidden, mask = state
+    return _norm(params, x + _linear(params, hidden, "output.dense"), "output.LayerNorm"), mask
+
+
+def _leaf(params: Params, name: str) -> jax.Array:
+    return jnp.asarray(params[name]).astype(jnp.float32)
+
+
+def _linear(params: Params, x: jax.Array, name: str) -> jax.Array:
+    return x @ _leaf(params, f"{name}.weight").T + _leaf(params, f"{name}.bias")[None, None]
+
+
+def _norm(params: Params, x: jax.Array, name: str) -> jax.Array:
+    centred = x - x.mean(-1, keepdims=True)
+    unit = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + EPS)
+    return unit * _leaf(params, f"{name}.weight")[None, None] + _leaf(params, f"{name}.bias")[None, None]
 
 
 @functools.cache

@@ -8,11 +8,13 @@ from typing import Any
 
 from wspace.io.checkpoint import open_checkpoint
 from wspace.io.nodes import NODES, Whole
+from wspace.io.quantized import READERS, quantization_of, read_quantized
 
 
 def load(path: str | Path) -> Any:
     """The tree at a path: containers, dtypes and ties as they were saved, Implicit leaves as Implicit nodes.
 
+    Folders that other tools quantized (compressed-tensors, GPTQ, AWQ, bitsandbytes): see `read_quantized`.
     Arrays are NumPy views of the files, read when they are used. `ws.materialize(load(path))` has plain arrays only.
 
     Raises:
@@ -24,7 +26,10 @@ def load(path: str | Path) -> Any:
       >>> type(load(folder)["kernel"]).__name__
       'QTensor'
     """
-    return Whole(open_checkpoint(path)).tree()
+    checkpoint = open_checkpoint(path)
+    if NODES not in checkpoint.metadata and (quantization_of(path) or {}).get("quant_method") in READERS:
+        return read_quantized(path)
+    return Whole(checkpoint).tree()
 
 
 def save(path: str | Path, tree: Any, **options: Any) -> None:

@@ -1,5 +1,6 @@
 """Quantization: weights as small integers, by rounding or by solving for the layer's output."""
 
+from wspace.quant import layouts as layouts
 from wspace.quant.clip import Percentile as Percentile
 from wspace.quant.clip import Search as Search
 from wspace.quant.formats import named as named
