@@ -68,7 +68,8 @@ def loss(params: Any) -> jax.Array:
     return tasks.loss(MODEL.apply, params, *digits.load("train"))
 
 
-def accuracy(params: Any, images: np.ndarray | None = None) -> float:
-    """On the test scans."""
-    scans, labels = digits.load("test")
-    return float(tasks.accuracy(MODEL.apply, params, scans if images is None else images, labels))
+def accuracy(params: Any, images: np.ndarray | None = None, labels: np.ndarray | None = None) -> float:
+    """On the test scans, or on others."""
+    scans, truth = digits.load("test")
+    scans, truth = scans if images is None else images, truth if labels is None else labels
+    return float(tasks.accuracy(MODEL.apply, params, scans, truth))

@@ -15,6 +15,8 @@ from wspace.merge.delta_weighted import delta_weighted as delta_weighted
 from wspace.merge.emr import Modulated as Modulated
 from wspace.merge.emr import emr as emr
 from wspace.merge.emr import modulate as modulate
+from wspace.merge.evolve import Evolved as Evolved
+from wspace.merge.evolve import evolve as evolve
 from wspace.merge.fisher import fisher as fisher
 from wspace.merge.geometric_median import geometric_median as geometric_median
 from wspace.merge.isotropic import iso_c as iso_c
