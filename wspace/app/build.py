@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from wspace.app.catalog import catalog, transforms
-from wspace.app.mergekit_build import merge_transform
+from wspace.app.mergekit_build import merge_transform, placed_transform
 from wspace.app.mergekit_recipe import MergeRecipe
 from wspace.app.recipe import Recipe, Step
+from wspace.app.restack import restacked
+from wspace.app.weights import Weights
 from wspace.core.compose import chain, on
 from wspace.core.errors import RecipeError, printable
 from wspace.core.transform import Transform
@@ -47,11 +49,23 @@ def work(recipe: Recipe, made: Sequence[tuple[str, Transform]]) -> Work:
     return Work(tuple(recipe.models), recipe.base, tuple(made))
 
 
-def merge_work(merge: MergeRecipe, names: Iterable[str], after: Sequence[tuple[str, Transform]] = ()) -> Work:
-    """What one mergekit document runs on tensors of these names, and the steps after it."""
-    models, transform = merge_transform(merge, list(names))
-    base = merge.base if "base" in transform.needs else None
-    return Work(models, base, ((merge.method, transform), *after))
+def merge_work(
+    merge: MergeRecipe, sources: Mapping[str, Weights], after: Sequence[tuple[str, Transform]] = ()
+) -> tuple[Work, Mapping[str, Weights]]:
+    """What one mergekit document runs on these sources, and the steps after it; and the sources it takes.
+
+    Raises:
+      RecipeError: what only the tensors show, with the line.
+    """
+    if merge.slices:
+        made, models, base, places = restacked(merge, sources)
+        transform, sources = placed_transform(merge, places, len(models)), {**sources, **made}
+    else:
+        first = merge.base or merge.groups[0].sources[0].model
+        models, transform = merge_transform(merge, list(sources[first].specs))
+        base = merge.base
+    base = base if "base" in transform.needs else None
+    return Work(models, base, ((merge.method, transform), *after)), sources
 
 
 def _step(step: Any) -> tuple[str, Transform]:

@@ -77,24 +77,26 @@ def open_recipe(recipe: Recipe, track: Track) -> Opened:
         if name not in sources:
             raise RecipeError(printable(f"{recipe.file}: no source {name!r}.{nearest(name, sources)}"))
     for merge in recipe.merges[:-1]:
-        early = _merge(merge, sources)
+        job = Opened(recipe, *_merge(merge, sources))
+        t, name, first = job.work.transform, str(merge.name), job.models[0]
         found: dict[str, Any] = {}
-        job, t, name = Opened(recipe, sources, early), early.transform, str(merge.name)
         stream(t, job.models, found, key=job.key(t), progress=track(name), **job.sides())
         kept = from_tree(name, {path: cast(leaf, merge.out_dtype or merge.dtype) for path, leaf in found.items()})
-        kept.folder, kept.metadata, kept.structure = (
-            job.models[0].folder,
-            job.models[0].metadata,
-            job.models[0].structure,
+        kept.folder, kept.metadata, kept.structure, kept.changes = (
+            first.folder,
+            first.metadata,
+            first.structure,
+            first.changes,
         )
         sources[name] = kept
-    last = _merge(recipe.merges[-1], sources, made) if recipe.merges else work(recipe, made)
-    return Opened(recipe, sources, last)
+    if recipe.merges:
+        return Opened(recipe, *_merge(recipe.merges[-1], sources, made))
+    return Opened(recipe, sources, work(recipe, made))
 
 
-def _merge(merge: Any, sources: Mapping[str, Weights], after: Any = ()) -> Work:
-    first = merge.base or next(source.model for group in merge.groups for source in group.sources)
-    return merge_work(merge, sources[first].specs, after)
+def _merge(merge: Any, sources: Mapping[str, Weights], after: Any = ()) -> tuple[dict[str, Weights], Work]:
+    planned, taken = merge_work(merge, sources, after)
+    return dict(taken), planned
 
 
 def planned(job: Opened) -> Plan:

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any
 
 from wspace.app.mergekit_methods import METHODS
-from wspace.app.mergekit_recipe import MergeRecipe, Values
+from wspace.app.mergekit_recipe import MergeRecipe, Slice, Values
+from wspace.app.restack import Place, order
 from wspace.app.settings import layer_counts, layer_of
 from wspace.average import karcher, model_stock, uniform_soup
 from wspace.core.compose import around_base, keep, route
@@ -125,40 +126,59 @@ IGNORED: Mapping[
 
 
 def merge_transform(merge: MergeRecipe, names: Sequence[str]) -> tuple[tuple[str, ...], Transform]:
-    """The models a document merges, in order, and the Transform for tensors of these names.
+    """The models a document of whole models merges, in order, and the Transform for tensors of these names.
 
     Raises:
-      RecipeError: slices, or an option that its method does not use, with its line.
+      RecipeError: an option that its method does not use, with its line.
     """
-    if merge.slices:
-        raise _refused(merge, "wspace does not stack layers by slices yet; list whole models")
     (group,) = merge.groups
-    models = tuple(source.model for source in merge.merged(group))
-    if merge.method == "slerp" and merge.base is not None:
-        models = (merge.base, *models)
+    models = order(merge, group)
     counts = layer_counts(names)
-    labels: dict[str, str] = {}
-    members: dict[str, Transform] = {}
+    places = {}
     for name in names:
         stack, layer = layer_of(name) or ("", None)
-        values = merge.values(name, layer, counts.get(stack, 1))
-        labels[name] = repr(values)
+        places[name] = Place(group, layer, counts.get(stack, 1), {})
+    return models, placed_transform(merge, places, len(models))
+
+
+def placed_transform(merge: MergeRecipe, places: Mapping[str, Place], most: int) -> Transform:
+    """The Transform for tensors at these places; of slices with fewer than `most` models it takes the first trees.
+
+    Raises:
+      RecipeError: as `merge_transform`.
+    """
+    labels: dict[str, str] = {}
+    members: dict[str, Transform] = {}
+    for name, (group, layer, layers, inputs) in places.items():
+        values, count = merge.values(name, layer, layers, group, inputs), len(order(merge, group))
+        labels[name] = repr((values.whole, [*values.each.values()], count, group.base is None))
         if labels[name] not in members:
-            members[labels[name]] = _built(merge, values)
+            made = _built(merge, values, group)
+            members[labels[name]] = made if count == most else _of_the_first(count, made)
     if len(members) == 1:
-        return models, next(iter(members.values()))
+        return next(iter(members.values()))
     short = {label: f"p{i}" for i, label in enumerate(members)}
-    return models, route(lambda path: short[labels[path]], {short[k]: t for k, t in members.items()}, name=merge.method)
+    return route(lambda path: short[labels[path]], {short[k]: t for k, t in members.items()}, name=merge.method)
 
 
-def _built(merge: MergeRecipe, values: Values) -> Transform:
+def _built(merge: MergeRecipe, values: Values, group: Slice) -> Transform:
     each = {name: [own[name] for own in values.each.values()] for name in next(iter(values.each.values()), {})}
     for name, plain in IGNORED.get(merge.method, {}).items():
         if any(value != plain for value in each[name]):
             raise _refused(merge, f"{merge.method} does not use {name} in mergekit either; leave it out, or take ties")
     made = BUILDERS[merge.method](values.whole, each)
-    based = METHODS[merge.method].base == "optional" and merge.base is not None
+    based = METHODS[merge.method].base == "optional" and group.base is not None
     return around_base(made, name=merge.method) if based else made
+
+
+def _of_the_first(count: int, t: Transform) -> Transform:
+    """`t` on the first trees, the others left alone."""
+
+    def of(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda leaves, ctx: function(leaves[:count], ctx)
+
+    folds = tuple(fold._replace(lift=of(fold.lift)) for fold in t.folds)
+    return t._replace(apply=of(t.apply), folds=folds, arity=None)
 
 
 def _refused(merge: MergeRecipe, why: str) -> RecipeError:

@@ -93,19 +93,27 @@ class MergeRecipe:
         method = METHODS[self.method]
         return (method.each if source else method.whole)[name].default
 
-    def values(self, tensor: str, layer: int | None, layers: int, group: Slice | None = None) -> Values:
+    def values(
+        self,
+        tensor: str,
+        layer: int | None,
+        layers: int,
+        group: Slice | None = None,
+        inputs: Mapping[str, str] | None = None,
+    ) -> Values:
         """All parameters for one tensor, checked.
 
         Args:
-          tensor: its name.
+          tensor: its name in the result.
           layer: its layer within the slice, from 0; None outside the layers.
           layers: how many layers the slice has.
           group: the slice; None for a recipe of models.
+          inputs: its name in each model, where that is another one: filters of a model's parameters look at that.
         Raises:
           RecipeError: no filter matches for a required parameter, weights that sum to zero under normalization, or a
             DELLA window that leaves (0, 1); names the tensor.
         """
-        found = self.unchecked(tensor, layer, layers, group or self.groups[0])
+        found = self.unchecked(tensor, layer, layers, group or self.groups[0], inputs)
         method = METHODS[self.method]
         for model, own in found.each.items():
             for name, value in own.items():
@@ -118,13 +126,17 @@ class MergeRecipe:
             raise self._error(f"{problem} at tensor {tensor}")
         return found
 
-    def unchecked(self, tensor: str, layer: int | None, layers: int, group: Slice) -> Values:
+    def unchecked(
+        self, tensor: str, layer: int | None, layers: int, group: Slice, inputs: Mapping[str, str] | None = None
+    ) -> Values:
         """The parameters for one tensor; None where a required one has no value."""
         method = METHODS[self.method]
         whole = {name: self.value(name, tensor, layer, layers, group=group) for name in method.whole}
+        own = inputs or {}
         each = {
             source.model: {
-                name: self.value(name, tensor, layer, layers, group=group, source=source) for name in method.each
+                name: self.value(name, own.get(source.model, tensor), layer, layers, group=group, source=source)
+                for name in method.each
             }
             for source in self.merged(group)
         }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import wspace
 from wspace.app import plots
+from wspace.app.changes import set_dtype
 from wspace.app.report import Block, Figure, Table, Text, page
 from wspace.core.errors import MissingExtra, TreeMismatch, listed
 from wspace.core.plan import HEAD as PLAN
@@ -37,6 +38,9 @@ def write_records(job: Opened, sink: FolderSink, result: Result) -> None:
     keeper = job.reference
     if keeper.folder is not None and keeper.folder.is_dir():
         result.files = copy_companions(keeper.folder, folder)
+        dtype = recipe.output.dtype or job.dtype
+        for change in (*keeper.changes, *([set_dtype(dtype)] if dtype else [])):
+            result.notes += change.apply(folder)
     folders = {w.label: w.folder for w in job.sources.values() if w.folder and w.checkpoints}
     result.notes += [str(d) for d in config_differences(list(folders.values()))]
     digests = {w.label: digest(w.checkpoints[-1].path) for w in job.sources.values() if w.checkpoints}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wspace.app.changes import Change
 from wspace.app.sources import Adapter, Folder, Perturbed
 from wspace.core.align import abstract
 from wspace.core.errors import NonFinite, printable
@@ -26,7 +27,7 @@ class Weights(Mapping[str, Any]):
       label: its name in the recipe. specs: name -> Spec, or a node of shapes. structure: how names nest, or None for a
         flat checkpoint.
       folder: the checkpoint folder it comes from, or None. metadata: of its files. origin: in words, for the report.
-      checkpoints: what is read from disk.
+      checkpoints: what is read from disk. changes: what is changed in the files that go through from its folder.
       allow_nonfinite: give out NaN and infinity instead of refusing them.
     """
 
@@ -39,6 +40,7 @@ class Weights(Mapping[str, Any]):
         self.structure = structure
         self.folder: Path | None = None
         self.checkpoints: tuple[Checkpoint | AdapterFolder, ...] = ()
+        self.changes: tuple[Change, ...] = ()
         self.metadata: Mapping[str, str] = {}
         self.origin = "computed by the recipe"
         self.allow_nonfinite = False
@@ -156,6 +158,7 @@ def _adapted(name: str, source: Adapter, of: Weights) -> Weights:
     whole = Adapted(of, adapter, merged=source.merged)
     made = Weights(name, whole, whole.specs, structure=of.structure)
     made.folder, made.metadata, made.checkpoints = of.folder, of.metadata, (*of.checkpoints, adapter)
+    made.changes = of.changes
     made.origin = f"{source.of} with the adapter {source.path}"
     return made
 
