@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -177,6 +177,12 @@ def matrixwise(
     return leafwise(name, apply, needs=needs | (frozenset() if side is None else {side}))
 
 
+@overload
+def leaf_key(key: None, path: str) -> None: ...
+@overload
+def leaf_key(key: Array, path: str) -> Array: ...
+@overload
+def leaf_key(key: Array | None, path: str) -> Array | None: ...
 def leaf_key(key: Array | None, path: str) -> Array | None:
     """The random key of a leaf: a function of its path alone, so order, selection and sharding change nothing.
 

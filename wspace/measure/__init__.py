@@ -15,3 +15,5 @@ from wspace.measure.summary import Summary as Summary
 from wspace.measure.summary import summary as summary
 from wspace.measure.vectors import cosines as cosines
 from wspace.measure.vectors import interference as interference
+from wspace.measure.volume import Volume as Volume
+from wspace.measure.volume import local_volume as local_volume
