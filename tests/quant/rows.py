@@ -8,6 +8,7 @@ import numpy as np
 
 import wspace as ws
 from tests.quant.grids import code_of, grid_of
+from tests.quant.learned_rows import ROWS as LEARNED_ROWS
 from tests.quant.solver_rows import ROWS as SOLVER_ROWS
 from tests.rows import Row
 from tests.stats.grams import grams
@@ -125,4 +126,5 @@ ROWS = [
         tolerance=1e-5,
     ),
     *SOLVER_ROWS,
+    *LEARNED_ROWS,
 ]

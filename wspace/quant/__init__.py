@@ -1,10 +1,15 @@
 """Quantization: weights as small integers, by rounding or by solving for the layer's output."""
 
 from wspace.quant import layouts as layouts
+from wspace.quant.adaround import adaround as adaround
 from wspace.quant.clip import Percentile as Percentile
 from wspace.quant.clip import Search as Search
+from wspace.quant.flexround import flexround as flexround
 from wspace.quant.formats import named as named
 from wspace.quant.gptq import gptq as gptq
 from wspace.quant.grid import Grid as Grid
 from wspace.quant.qtensor import QTensor as QTensor
+from wspace.quant.reconstruct import reconstruct as reconstruct
+from wspace.quant.rounding import harden as harden
 from wspace.quant.rtn import rtn as rtn
+from wspace.quant.signround import signround as signround

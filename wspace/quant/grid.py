@@ -25,6 +25,7 @@ from wspace.stats.sharding import shards
 Scales: TypeAlias = Mapping[str, Array]
 Group: TypeAlias = int | Literal["tensor"] | tuple[int | None, int | None] | None
 WITHIN = (-3, -1)  # the axes of a block's own inputs and outputs
+NEAR = 2.0**-12  # of a step: a weight so little below a level is on it
 
 
 class Block(NamedTuple):
@@ -70,6 +71,26 @@ class Grid:
         """What codes stand for, in the dtype of the scales."""
         raise TypeError(f"{type(self).__name__} does not define decode()")
 
+    def neighbours(self, x: Array, scales: Scales) -> tuple[Array, Array]:
+        """The codes on either side of x: on a level, it and the next one; on or beyond the outermost, twice that."""
+        raise TypeError(f"{type(self).__name__} does not define neighbours()")
+
+    def straight(self, x: Array, scales: Scales) -> Array:
+        """The nearest values, with gradients as if rounding did nothing: to x unless it is clipped, and to the scales.
+
+        d q / d x = [x is not clipped],   d q / d s = q / s - x / s [x is not clipped]
+        """
+        raise TypeError(f"{type(self).__name__} does not define straight()")
+
+    def unit(self, scales: Scales) -> Array:
+        """The size in which levels are counted, in weight units: what one step is on a grid of equal steps."""
+        return scales["scale"]
+
+    def fit_ends(self, x: Array, low: Array, high: Array) -> dict[str, Array]:
+        """The scales with the two ends of the range drawn in apart, differentiable in both. Grids that scale by the
+        largest magnitude look at `high` alone."""
+        return self.fit(x, high)
+
     def stored(self, name: str, part: Array) -> Array:
         """A scale as a file keeps it, in its narrowest dtype."""
         return part
@@ -95,6 +116,30 @@ def decode(codes: Array, grid: Grid, scales: Scales) -> Array:
 def rounded(w: Array, grid: Grid, scales: Scales) -> Array:
     """w on the grid: encoded and decoded."""
     return decode(encode(w, grid, scales), grid, scales)
+
+
+def straight(w: Array, grid: Grid, scales: Scales) -> Array:
+    """The same, with straight-through gradients to w and to the scales."""
+    return unblocked(grid.straight(_like(w, scales), _widened(scales, w.ndim)))
+
+
+def neighbours(w: Array, grid: Grid, scales: Scales) -> tuple[Array, Array]:
+    """The codes `[..., in, out]` on either side of w."""
+    below, above = grid.neighbours(_like(w, scales), _widened(scales, w.ndim))
+    return unblocked(below), unblocked(above)
+
+
+def units(w: Array, grid: Grid, scales: Scales) -> Array:
+    """For every weight the size in which its levels are counted, `[..., in, out]`."""
+    x = _like(w, scales)
+    return unblocked(jnp.zeros_like(x) + grid.unit(_widened(scales, w.ndim)))
+
+
+def fit_ends(w: Array, grid: Grid, low: Array, high: Array) -> dict[str, Array]:
+    """The scales of w, the ends of each block's range drawn in by factors `[..., in/group, out/width]`."""
+    x = blocks(w, *low.shape[w.ndim - 2 : w.ndim])
+    fitted = grid.fit_ends(x, widened(low, w.ndim), widened(high, w.ndim))
+    return {name: jnp.squeeze(s, (w.ndim - 1, w.ndim + 1)) for name, s in fitted.items()}
 
 
 def block_of(w: Array, group: Group, path: str) -> Block:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+from jax import lax
 
 from wspace.core.typing import Array
-from wspace.quant.grid import WITHIN, Grid, Scales, in_steps, step
+from wspace.quant.grid import NEAR, WITHIN, Grid, Scales, in_steps, step
 
 
 def limits(bits: int) -> tuple[int, int]:
@@ -36,14 +37,19 @@ class Integer(Grid):
         return "int8"
 
     def fit(self, x: Array, shrink: Array | float = 1.0) -> dict[str, Array]:
-        low, high = limits(self.bits)
         shrink = jnp.asarray(shrink, x.dtype)
+        scales = self.fit_ends(x, shrink, shrink)
+        return scales if self.symmetric else scales | {"zero": _code(scales["zero"])}
+
+    def fit_ends(self, x: Array, low: Array, high: Array) -> dict[str, Array]:
+        """As `fit`; the zero is a whole number in the dtype of x."""
+        first, last = limits(self.bits)
+        least = low * jnp.min(x, axis=WITHIN, initial=0, keepdims=True)
+        most = high * jnp.max(x, axis=WITHIN, initial=0, keepdims=True)
         if self.symmetric:
-            return {"scale": step(shrink * jnp.max(jnp.abs(x), axis=WITHIN, initial=0, keepdims=True) / high)}
-        least = shrink * jnp.min(x, axis=WITHIN, initial=0, keepdims=True)
-        most = shrink * jnp.max(x, axis=WITHIN, initial=0, keepdims=True)
-        scale = step(most / (high - low) - least / (high - low))
-        return {"scale": scale, "zero": _code(jnp.round(-least / scale) + low)}
+            return {"scale": step(jnp.maximum(most, -least) / last)}
+        scale = step(most / (last - first) - least / (last - first))
+        return {"scale": scale, "zero": straightened(-least / scale) + first}
 
     def encode(self, x: Array, scales: Scales) -> Array:
         return self.code_of(jnp.round(self.position(x, scales)))
@@ -57,6 +63,19 @@ class Integer(Grid):
         """Whole numbers as codes: drawn into the range."""
         return _code(jnp.clip(steps, *limits(self.bits)))
 
+    def neighbours(self, x: Array, scales: Scales) -> tuple[Array, Array]:
+        below = jnp.floor(self.position(x, scales) + NEAR)
+        return self.code_of(below), self.code_of(below + 1)
+
+    def straight(self, x: Array, scales: Scales) -> Array:
+        return self.at(self.clipped(straightened(self.position(x, scales))), scales)
+
+    def clipped(self, steps: Array) -> Array:
+        """Whole numbers drawn into the range of codes; those that were outside have no gradient."""
+        low, high = limits(self.bits)
+        inside = (steps > low - 0.5) & (steps < high + 0.5)
+        return jnp.where(inside, steps, lax.stop_gradient(jnp.clip(steps, low, high)))
+
     def decode(self, codes: Array, scales: Scales) -> Array:
         return self.at(codes.astype(scales["scale"].dtype), scales)
 
@@ -65,6 +84,11 @@ class Integer(Grid):
         if "zero" in scales:
             steps = steps - scales["zero"].astype(steps.dtype)
         return steps * scales["scale"]
+
+
+def straightened(x: Array) -> Array:
+    """Whole numbers, with the gradient of x."""
+    return jnp.round(x) + (x - lax.stop_gradient(x))
 
 
 def _code(x: Array) -> Array:

@@ -11,11 +11,12 @@ from itertools import pairwise
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from wspace.core.transform import narrow
 from wspace.core.typing import Array
-from wspace.quant.grid import WITHIN, Grid, Scales, in_steps, step
+from wspace.quant.grid import NEAR, WITHIN, Grid, Scales, in_steps, step
 from wspace.stats.sharding import explicit
 
 Snap = Literal["", "up", "mx", "nv"]
@@ -61,6 +62,22 @@ class Scaled(Grid):
     def extent(self, x: Array) -> Array:
         """What of a block is scaled to the largest number."""
         return jnp.max(jnp.abs(x), axis=WITHIN, initial=0, keepdims=True)
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """The numbers beyond which a weight is clipped: half a gap past the outermost."""
+        raise TypeError(f"{type(self).__name__} does not define reach")
+
+    def unit(self, scales: Scales) -> Array:
+        return effective(scales)
+
+    def straight(self, x: Array, scales: Scales) -> Array:
+        scale = effective(scales)
+        low, high = self.reach
+        free = jnp.where((x > low * scale) & (x < high * scale), x, 0)
+        nearest = lax.stop_gradient(self.decode(self.encode(x, scales), scales))
+        away = lax.stop_gradient((nearest - free) / scale)
+        return nearest + (free - lax.stop_gradient(free)) + (scale - lax.stop_gradient(scale)) * away
 
     def stored(self, name: str, part: Array) -> Array:
         if name == "scale" and self.snap:
@@ -108,18 +125,33 @@ class Levels(Scaled):
 
     def encode(self, x: Array, scales: Scales) -> Array:
         steps = in_steps(x, effective(scales))
-        borders = self.borders or tuple((a + b) / 2 for a, b in pairwise(self.levels))
-        if len(borders) <= UNROLLED:
-            code = jnp.zeros(x.shape, jnp.uint8)
-            return sum(((steps > b).astype(jnp.uint8) for b in borders), code)
-        table = jnp.asarray(borders, x.dtype)
-        start = jnp.zeros_like(steps, jnp.uint8)
-        return lax.fori_loop(0, len(borders), lambda k, code: code + (steps > table[k]).astype(jnp.uint8), start)
+        return _passed(steps, self.borders or tuple((a + b) / 2 for a, b in pairwise(self.levels)))
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        first, *_, last = self.levels
+        half = (self.levels[1] - first) / 2, (last - self.levels[-2]) / 2
+        return first - half[0], last + half[1]
+
+    def neighbours(self, x: Array, scales: Scales) -> tuple[Array, Array]:
+        least = min(b - a for a, b in pairwise(self.levels))
+        above = _passed(in_steps(x, effective(scales)) + NEAR * least, self.levels)
+        last = jnp.uint8(len(self.levels) - 1)
+        return jnp.where(above > 0, above, jnp.uint8(1)) - jnp.uint8(1), jnp.minimum(above, last)
 
     def decode(self, codes: Array, scales: Scales) -> Array:
         scale = effective(scales)
         table = jnp.asarray(self.levels, scale.dtype)
         return table.at[codes].get(mode="promise_in_bounds", out_sharding=explicit(codes)) * scale
+
+
+def _passed(steps: Array, marks: tuple[float, ...]) -> Array:
+    """How many of the marks lie below."""
+    if len(marks) <= UNROLLED:
+        return sum(((steps > b).astype(jnp.uint8) for b in marks), jnp.zeros(steps.shape, jnp.uint8))
+    table = jnp.asarray(marks, steps.dtype)
+    start = jnp.zeros_like(steps, jnp.uint8)
+    return lax.fori_loop(0, len(marks), lambda k, code: code + (steps > table[k]).astype(jnp.uint8), start)
 
 
 @dataclass(frozen=True)
@@ -135,6 +167,26 @@ class Cast(Scaled):
     @property
     def top(self) -> float:
         return float(jnp.finfo(self.dtype).max)
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        gap = 2.0 ** (math.frexp(self.top)[1] - 1) * float(jnp.finfo(self.dtype).eps)
+        return -self.top - gap / 2, self.top + gap / 2
+
+    def neighbours(self, x: Array, scales: Scales) -> tuple[Array, Array]:
+        code = self.encode(x, scales)
+        steps = in_steps(x, effective(scales))
+        below = code.astype(x.dtype) <= steps + jnp.abs(steps) * NEAR
+        return jnp.where(below, code, self._next(code, -1)), jnp.where(below, self._next(code, 1), code)
+
+    def _next(self, code: Array, by: int) -> Array:
+        """The code after it or before it, by its bits: a sign and, in the order of the numbers, a magnitude."""
+        bits = lax.bitcast_convert_type(code, jnp.uint8).astype(jnp.int32)
+        place = jnp.where(bits < 128, bits, 128 - bits)
+        most = int(np.asarray(jnp.finfo(self.dtype).max).view(np.uint8))
+        place = jnp.clip(place + by, -most, most)
+        bits = jnp.where(place < 0, 128 - place, place).astype(jnp.uint8)
+        return lax.bitcast_convert_type(bits, jnp.dtype(self.dtype))
 
     def encode(self, x: Array, scales: Scales) -> Array:
         return narrow(in_steps(x, effective(scales)), jnp.dtype(self.dtype))

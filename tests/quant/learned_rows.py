@@ -1,0 +1,250 @@
+"""Rows of the methods that learn how to round, and their truths: loops in float64 with gradients written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optax
+
+import wspace as ws
+from tests.rows import Row
+from tests.stats.grams import grams
+
+SGD = optax.sgd(1.0)  # AdaRound starts where the slope is zero, up to rounding, of which Adam would make full steps
+Learned = dict[str, np.ndarray]
+Slope = Callable[[Learned, float], tuple[float, Learned]]
+
+
+def error_of(made: np.ndarray, w: np.ndarray, gram: np.ndarray) -> float:
+    return float(np.trace((made - w).T @ gram @ (made - w)))
+
+
+def learned(
+    start: Learned,
+    slope: Slope,
+    hard: Callable[[Learned], float],
+    rates: Any,
+    steps: int,
+    *,
+    pace: Callable[[float], float] = lambda t: 1.0,
+    rule: str = "adam",
+    relaxed: bool = False,
+    bounded: Callable[[Learned], Learned] = lambda x: x,
+) -> Learned:
+    """Adam (or slopes, or their signs) from the start, keeping what has the least error."""
+    x, best, least = dict(start), dict(start), hard(start)
+    first = {n: np.zeros_like(v) for n, v in start.items()}
+    second = {n: np.zeros_like(v) for n, v in start.items()}
+    for i in range(steps):
+        t = i / steps
+        error, g = slope(x, t)
+        if not relaxed and error < least:
+            best, least = dict(x), error
+        for n in x:
+            first[n] = 0.9 * first[n] + 0.1 * g[n]
+            second[n] = 0.999 * second[n] + 0.001 * g[n] ** 2
+            mean, square = first[n] / (1 - 0.9 ** (i + 1)), second[n] / (1 - 0.999 ** (i + 1))
+            way = {"sgd": g[n], "sign": np.sign(g[n]), "adam": mean / (np.sqrt(square) + 1e-4)}[rule]
+            x[n] = x[n] - (rates[n] if isinstance(rates, dict) else rates) * pace(t) * way
+        x = bounded(x)
+    return x if hard(x) < least else best
+
+
+def matrices(one: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """A truth of one matrix, for stacked ones too."""
+
+    def each(leaves: list[np.ndarray], sides: Any, key: Any, **settings: Any) -> np.ndarray:
+        (w,), gram = leaves, sides.get("gram")
+        if w.ndim == 2:
+            return one(w, gram, **settings)
+        return np.stack([one(x, None if gram is None else g, **settings) for x, g in zip(w, gram, strict=True)])
+
+    return each
+
+
+def scales_of(w: np.ndarray, bits: int, group: int) -> np.ndarray:
+    """The symmetric scale of every weight, float32 as the product keeps it."""
+    most = np.abs(w).reshape(-1, group, w.shape[1]).max(1)
+    scale = np.float32(np.where(most == 0, 2 ** (bits - 1) - 1, most) / (2 ** (bits - 1) - 1))
+    return np.repeat(scale.astype(np.float64), group, axis=0)
+
+
+def steps_of(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """x in steps, in float32 and by the reciprocal: it decides on the border."""
+    return (x.astype(np.float32) * (1 / scale.astype(np.float32))).astype(np.float64)
+
+
+@matrices
+def adaround(
+    w: np.ndarray,
+    gram: np.ndarray,
+    bits: int,
+    group: int,
+    steps: int,
+    lr: float = 0.01,
+    weight: float = 3.0,
+    warmup: float = 0.2,
+    optimizer: Any = None,
+) -> np.ndarray:
+    scale = scales_of(w, bits, group)
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    floor = np.floor(steps_of(w, scale) + 2.0**-12)
+    down, up = (np.clip(x, low, high) * scale for x in (floor, floor + 1))
+    y = np.where(up > down, np.clip((w - down) / np.where(up > down, up - down, 1), 0, 1), 0.5)
+    unit = error_of(np.where(y >= 0.5, up, down), w, gram) / w.size
+
+    def h_of(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        s = 1 / (1 + np.exp(-v))
+        h = 1.2 * s - 0.1
+        return np.clip(h, 0, 1), 1.2 * s * (1 - s) * (np.abs(h - 0.5) < 0.5 + 1e-4)
+
+    def slope(x: Learned, t: float) -> tuple[float, Learned]:
+        h, dh = h_of(x["v"])
+        made = down + h * (up - down)
+        g = 2 * gram @ (made - w) * (up - down) * dh / unit
+        if t >= warmup:
+            beta = 2 + 9 * (1 + np.cos(np.pi * (t - warmup) / (1 - warmup)))
+            g = g - weight * 2 * beta * np.abs(2 * h - 1) ** (beta - 1) * np.sign(2 * h - 1) * dh
+        return error_of(made, w, gram), {"v": g}
+
+    def hard(x: Learned) -> np.ndarray:
+        return np.where(h_of(x["v"])[0] >= 0.5, up, down)
+
+    start = {"v": -np.log(1.2 / (y + 0.1) - 1)}
+    best = learned(start, slope, lambda x: error_of(hard(x), w, gram), lr, steps, relaxed=True, rule="sgd")
+    return hard(best)
+
+
+@matrices
+def flexround(w: np.ndarray, gram: np.ndarray, bits: int, group: int, steps: int, lr: float = 3e-3) -> np.ndarray:
+    first = scales_of(w, bits, group)
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+    def made(x: Learned) -> tuple[np.ndarray, ...]:
+        scale = first * np.exp(np.repeat(x["size"], group, axis=0))
+        part = w * np.exp(-x["each"] - x["output"])
+        whole = np.round(part / scale)
+        inside = (whole >= low) & (whole <= high)
+        return scale, part, np.clip(whole, low, high), inside
+
+    def slope(x: Learned, t: float) -> tuple[float, Learned]:
+        scale, part, codes, inside = made(x)
+        g = 2 * gram @ (codes * scale - w) / unit
+        by_scale = g * (codes - np.where(inside, part / scale, 0)) * scale
+        by_part = g * np.where(inside, -part, 0)
+        size = by_scale.reshape(-1, group, w.shape[1]).sum(1)
+        return error_of(codes * scale, w, gram), {
+            "size": size,
+            "each": by_part,
+            "output": by_part.sum(0, keepdims=True),
+        }
+
+    def hard(x: Learned) -> np.ndarray:
+        scale, _, codes, _ = made(x)
+        return codes * scale
+
+    unit = error_of(np.clip(np.round(steps_of(w, first)), low, high) * first, w, gram) / w.size
+    zeros = {"size": np.zeros((len(w) // group, w.shape[1])), "each": np.zeros_like(w), "output": np.zeros_like(w[:1])}
+    best = learned(
+        zeros, slope, lambda x: error_of(hard(x), w, gram), lr, steps, pace=lambda t: (1 + np.cos(np.pi * t)) / 2
+    )
+    return hard(best)
+
+
+@matrices
+def signround(
+    w: np.ndarray,
+    gram: np.ndarray,
+    bits: int,
+    group: int,
+    steps: int,
+    symmetric: bool,
+    lr: float,
+    range_lr: float,
+) -> np.ndarray:
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    blocks = w.reshape(-1, group, w.shape[1])
+    least, most = np.minimum(blocks.min(1), 0), np.maximum(blocks.max(1), 0)
+
+    def each(x: np.ndarray) -> np.ndarray:
+        return np.repeat(x, group, axis=0)
+
+    def made(x: Learned) -> tuple[np.ndarray, ...]:
+        bottom, top = x["low"] * least, x["high"] * most
+        scale = (top - bottom) / (high - low)
+        zero = np.round(-bottom / scale) + low
+        whole = np.round(w / each(scale) + x["v"] + each(zero))
+        return scale, zero, whole, (whole >= low) & (whole <= high)
+
+    def slope(x: Learned, t: float) -> tuple[float, Learned]:
+        scale, zero, whole, inside = made(x)
+        codes = np.clip(whole, low, high) - each(zero)
+        g = 2 * gram @ (codes * each(scale) - w)
+        by_scale = (g * (codes - np.where(inside, w / each(scale), 0))).reshape(blocks.shape).sum(1)
+        by_zero = (g * np.where(inside, 0, -each(scale))).reshape(blocks.shape).sum(1)
+        by_scale += by_zero * x["low"] * least / scale**2  # zero = -low least / s
+        by_low = -by_scale * least / (high - low) - by_zero * least / scale
+        slopes = {"v": g * np.where(inside, each(scale), 0), "low": by_low, "high": by_scale * most / (high - low)}
+        return error_of(codes * each(scale), w, gram), slopes
+
+    def hard(x: Learned) -> np.ndarray:
+        scale, zero, whole, _ = made(x)
+        return (np.clip(whole, low, high) - each(zero)) * each(scale)
+
+    def bounded(x: Learned) -> Learned:
+        return {"v": np.clip(x["v"], -0.5, 0.5), "low": np.clip(x["low"], 0, 1), "high": np.clip(x["high"], 0, 1)}
+
+    start = {"v": np.zeros_like(w), "low": np.ones_like(least), "high": np.ones_like(most)}
+    best = learned(
+        start,
+        slope,
+        lambda x: error_of(hard(x), w, gram),
+        {"v": lr, "low": range_lr, "high": range_lr},
+        steps,
+        pace=lambda t: 1 - t,
+        rule="sign",
+        bounded=bounded,
+    )
+    return hard(best)
+
+
+def row(name: str, make: Any, truth: Any, settings: dict[str, Any], numeric: dict[str, Any], **more: Any) -> Row:
+    return Row(
+        name,
+        make,
+        truth,
+        settings=settings,
+        numeric=numeric,
+        sides=grams,
+        matrices=True,
+        gathers=True,
+        tolerance=1e-5,
+        **more,
+    )
+
+
+ROWS = [
+    row(
+        "quant.adaround",
+        ws.quant.adaround,
+        adaround,
+        {"bits": 3, "group": 8, "steps": 20, "lr": 0.05, "optimizer": SGD},
+        {"lr": 0.03, "weight": 1.0, "warmup": 0.4},
+    ),
+    row(
+        "quant.flexround",
+        ws.quant.flexround,
+        flexround,
+        {"bits": 3, "group": 8, "steps": 12, "lr": 0.02},
+        {"lr": 0.03},
+    ),
+    row(
+        "quant.signround",
+        ws.quant.signround,
+        signround,
+        {"bits": 3, "group": 8, "steps": 12, "symmetric": False, "lr": 0.08, "range_lr": 0.02},
+        {"lr": 0.05, "range_lr": 0.01},
+    ),
+]
