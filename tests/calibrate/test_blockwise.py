@@ -36,6 +36,24 @@ def test_later_blocks_see_the_transformed_earlier_ones() -> None:
         x = np.tanh(x @ np.asarray(p["kernel"], np.float64) / 2)
 
 
+def test_the_untransformed_model_runs_beside() -> None:
+    blocks = [(block, {"kernel": normal(k, 4, 4)}) for k in range(2)]
+    batches = [(normal(5, 6, 4), jnp.ones(6)), (normal(6, 3, 4), jnp.array([1.0, 0, 1]))]
+    seen = []
+
+    def transform(p: Any, found: Any) -> Any:
+        seen.append(found)
+        return jax.tree.map(lambda w: w / 2, p)
+
+    ws.calibrate.blockwise(blocks, batches, transform, ["gram", "cross"], weights=lambda batch: batch[1], beside=True)
+    x, w = np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])
+    kernel = np.asarray(blocks[0][1]["kernel"], np.float64)
+    now, was = np.tanh(x @ kernel / 2), np.tanh(x @ kernel)
+    np.testing.assert_allclose(seen[0]["cross"]["kernel"], gram(x, w), atol=1e-5)
+    np.testing.assert_allclose(seen[1]["gram"]["kernel"], gram(now, w), atol=1e-5)
+    np.testing.assert_allclose(seen[1]["cross"]["kernel"], (now * w[:, None]).T @ was / w.sum(), atol=1e-5)
+
+
 def test_statistics_of_one_block_are_held_at_a_time() -> None:
     alive: list[Any] = []
 

@@ -10,6 +10,7 @@ import wspace as ws
 from tests.quant.grids import code_of, grid_of
 from tests.quant.learned_rows import ROWS as LEARNED_ROWS
 from tests.quant.solver_rows import ROWS as SOLVER_ROWS
+from tests.quant.test_qep import ROWS as QEP_ROWS
 from tests.rows import Row
 from tests.stats.grams import grams
 from wspace.quant.formats import named
@@ -127,4 +128,5 @@ ROWS = [
     ),
     *SOLVER_ROWS,
     *LEARNED_ROWS,
+    *QEP_ROWS,
 ]

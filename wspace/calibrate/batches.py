@@ -19,13 +19,14 @@ from wspace.core.fold import Fold
 from wspace.core.transform import over_stack
 from wspace.core.typing import Array, Leaf, Tree
 from wspace.stats.fisher import Gradients
-from wspace.stats.gram import gram
+from wspace.stats.gram import cross, gram
 from wspace.stats.moments import abs_max, abs_mean, mean, mean_square, variance
 
 Folds: TypeAlias = str | Sequence[str] | Mapping[str, Fold | Gradients]
 BY_NAME: dict[str, Callable[[], Fold]] = {
     "abs_max": abs_max,
     "abs_mean": abs_mean,
+    "cross": cross,
     "gram": gram,
     "mean": mean,
     "mean_square": mean_square,
@@ -42,6 +43,7 @@ def calibrate(
     weights: Callable[[Any], Array] | None = None,
     axes: Axes | None = None,
     other: Tree | None = None,
+    beside: Iterable[Any] | None = None,
     key: Array | None = None,
 ) -> Calibration:
     """Statistics of what every parameter meets, as side trees aligned with the parameters.
@@ -66,6 +68,8 @@ def calibrate(
       weights: batch -> [batch] or [batch, position]: 0 for padding. They are followed along the activations.
       axes: roles of the leaves' axes; by name if not given.
       other: a second tree of the same shapes, run side by side, for folds of pairs (cross).
+      beside: what the second tree is run on, batch for batch; the same batches if not given. Without `other` it is
+        these parameters once more.
       key: for gradients that sample; batch k takes fold_in(key, k).
     Returns:
       Calibration: a dict name -> side tree (None where a parameter has no entry), with `axes`, `unmet`, `apart`.
@@ -84,9 +88,14 @@ def calibrate(
     """
     program, leaves = taken_apart(apply, params)
     models = (leaves,) if other is None else (leaves, _aligned(program, leaves, other))
+    models = (leaves, leaves) if other is None and beside is not None else models
     run = _Run(program, models, _named(folds), weights, axes or Axes(), key)
-    for batch in batches:
-        run.add(batch)
+    if beside is None:
+        for batch in batches:
+            run.add(*(batch,) * len(models))
+    else:
+        for both in zip(batches, beside, strict=True):
+            run.add(*both)
     return run.result()
 
 
@@ -109,11 +118,14 @@ class _Run:
         self.sums: dict[tuple[str, int], Any] = {}
         self.gradients: dict[str, Any] = {}
         self.batches = 0
+        if pairs := [name for name, fold in self.taps if fold.models > len(models)]:
+            raise SideTreeError(f"calibrate: {listed(pairs)} compares two models; pass other=... or beside=...")
         if key is None and any(fold.random for fold in self.slopes.values()):
             raise SideTreeError("calibrate: a fold samples; pass a key, as in calibrate(..., key=jax.random.key(0))")
 
-    def add(self, batch: Any) -> None:
-        """Run the model on one batch and merge what it gives."""
+    def add(self, *batches: Any) -> None:
+        """Run the models on one batch each and merge what they give."""
+        batch = batches[0]
         share = None if self.weights is None else jnp.asarray(self.weights(batch))
         if share is not None:
             check_weights(share, batch)
@@ -124,8 +136,8 @@ class _Run:
                     f"calibrate: no parameter meets an activation: {listed(self.plan.unmet.items(), 4)}"
                 )
         if self.taps:
-            mesh = _mesh((batch, self.models))
-            made = summaries(self.program, self.plan.layouts, self.taps, self.models, batch, share, mesh)
+            mesh = _mesh((batches, self.models))
+            made = summaries(self.program, self.plan.layouts, self.taps, self.models, batches, share, mesh)
             for name, fold in self.taps:
                 for leaf, layout in self.plan.layouts:
                     now, at = made[leaf][name], (name, leaf)

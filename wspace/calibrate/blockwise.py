@@ -25,6 +25,7 @@ def blockwise(
     *,
     weights: Callable[[Any], Array] | None = None,
     axes: Axes | None = None,
+    beside: bool = False,
 ) -> list[Tree]:
     """Transform the blocks of a model in order; each is calibrated on what the transformed ones before it give.
 
@@ -36,6 +37,8 @@ def blockwise(
       batches: inputs of the first block.
       transform: (params of a block, its Calibration) -> new params, of arrays or Implicit nodes.
       folds, axes: as for calibrate. weights: (input of the first block) -> [batch] or [batch, position].
+      beside: run the untransformed model too, for folds of pairs: x is what a block sees after transformed ones, y what
+        it sees in the untransformed model.
     Returns:
       The new params of every block.
     Raises:
@@ -55,13 +58,18 @@ def blockwise(
     if not blocks or not inputs:
         raise SelectionError(f"blockwise: {len(blocks)} blocks and {len(inputs)} batches; wanted at least one of each")
     shares = None if weights is None else [weights(x) for x in inputs]
+    first = inputs if beside else None  # what the untransformed model gives each block
     made = []
     for apply, params in blocks:
         given = None if shares is None else iter(shares).__next__
-        found = calibrate(apply, params, inputs, folds, weights=given and (lambda _, given=given: given()), axes=axes)
+        found = calibrate(
+            apply, params, inputs, folds,
+            weights=given and (lambda _, given=given: given()), axes=axes, beside=first,
+        )  # fmt: skip
         new = transform(params, found)
         del found
         made.append(new)
         run = jax.jit(apply)
         inputs = [run(materialize(new), x) for x in inputs]
+        first = first and [run(params, x) for x in first]
     return made

@@ -80,7 +80,7 @@ class Plan(NamedTuple):
 def survey(program: Program, leaves: tuple[Leaf, ...], batch: Any, axes: Axes) -> Plan:
     """Walk the program on shapes alone and decide, leaf by leaf, what its inputs are."""
     taps = Survey()
-    jax.eval_shape(lambda arrays, b: _replayed(taps, program, (arrays,), b, None), leaves, batch)
+    jax.eval_shape(lambda arrays, b: _replayed(taps, program, (arrays,), (b,), None), leaves, batch)
     layouts: list[tuple[int, Layout]] = []
     unmet: dict[str, str] = {}
     apart: dict[str, str] = {}
@@ -127,11 +127,15 @@ def _inputs(kinds: tuple[frozenset[str], ...]) -> str:
 
 
 def _replayed(
-    taps: Survey | Folder, program: Program, models: tuple[tuple[Leaf, ...], ...], batch: Any, weights: Array | None
+    taps: Survey | Folder,
+    program: Program,
+    models: tuple[tuple[Leaf, ...], ...],
+    batches: tuple[Any, ...],
+    weights: Array | None,
 ) -> Sums:
-    """Run the program in every model at once, with taps."""
+    """Run the program in every model at once, each on its own batch, with taps."""
     arrays = [tuple(dense(x) for x in leaves) for leaves in models]
-    flat, structure = jax.tree.flatten(batch)
+    (flat, *others), (structure, *_) = zip(*map(jax.tree.flatten, batches), strict=True)
 
     def call(arrays: tuple[Array, ...], flat: list[Array]) -> list[Any]:
         out = program(arrays, jax.tree.unflatten(structure, flat))
@@ -143,7 +147,8 @@ def _replayed(
         Value(same, Mark(leaves=(fresh(k, same[0].shape),) if is_weight(same[0]) else ()))
         for k, same in enumerate(zip(*arrays, strict=True))
     ]
-    data = [Value((x,) * len(models), Mark(data=True, tokens=_tokens(x, weights))) for x in flat]
+    every = zip(flat, *others, strict=True)
+    data = [Value(same, Mark(data=True, tokens=_tokens(same[0], weights))) for same in every]
     replay.run(closed, [*given, *data])
     return replay.sums
 
@@ -178,13 +183,13 @@ def summaries(
     layouts: tuple[tuple[int, Layout], ...],
     folds: tuple[tuple[str, Fold], ...],
     models: tuple[tuple[Leaf, ...], ...],
-    batch: Any,
+    batches: tuple[Any, ...],
     weights: Array | None,
     mesh: jax.sharding.Mesh | None,
 ) -> dict[int, dict[str, Any]]:
     """The summaries of one batch by leaf and fold: all that leaves the compiled program."""
     taps = Folder(dict(folds), dict(layouts), weights)
-    found = {key.leaf: made for key, made in _replayed(taps, program, models, batch, weights).items()}
+    found = {key.leaf: made for key, made in _replayed(taps, program, models, batches, weights).items()}
     if missing := [layout.name for k, layout in layouts if k not in found]:
         raise SelectionError(
             f"calibrate: {', '.join(missing)} met activations in the first batch but not in a later one"

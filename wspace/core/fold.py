@@ -25,6 +25,8 @@ class Fold(NamedTuple):
     group: spec of a leaf -> the summary it feeds and reads; `everything` is one for the whole tree, and then scope is
       "global".
 
+    models: of how many models run side by side a lift over batches takes what they see.
+
     Over leaves, `ctx.summaries` holds the results of the transform's earlier folds.
     """
 
@@ -33,3 +35,4 @@ class Fold(NamedTuple):
     finish: Callable[[Any], Any] = lambda s: s
     group: Callable[[Any], Hashable] = everything
     scope: FoldScope = "global"
+    models: int = 1

@@ -8,6 +8,7 @@ from wspace.quant.flexround import flexround as flexround
 from wspace.quant.formats import named as named
 from wspace.quant.gptq import gptq as gptq
 from wspace.quant.grid import Grid as Grid
+from wspace.quant.qep import qep as qep
 from wspace.quant.qtensor import QTensor as QTensor
 from wspace.quant.reconstruct import reconstruct as reconstruct
 from wspace.quant.rounding import harden as harden

@@ -86,4 +86,4 @@ def _over(total: Array, count: Array) -> Array:
 
 # made once, so that what is compiled for them is found again
 _GRAM = Fold(lambda seen: _products(seen.inputs, seen.inputs), _add, _mean)
-_CROSS = Fold(lambda a, b: _products(a.inputs, b.inputs), _add, _mean)
+_CROSS = Fold(lambda a, b: _products(a.inputs, b.inputs), _add, _mean, models=2)

@@ -15,14 +15,15 @@ from wspace.stats.gram import Diagonal
 from wspace.stats.sharding import explicit
 
 
-def gram_of(ctx: Context, w: Array) -> Array:
-    """The leaf's entry of the side tree `gram`, `[*stack, in, in]`, in the dtype of its matrix w `[*stack, in, out]`.
+def gram_of(ctx: Context, w: Array, name: str = "gram") -> Array:
+    """The leaf's entry of the side tree `gram` (or `cross`), `[*stack, in, in]`, in the dtype of its matrix w
+    `[*stack, in, out]`.
 
     Raises:
       SideTreeError: there is none, or its shape is another (names the leaf and both shapes).
     """
-    gram = dense(ctx.side("gram"))
-    _check(ctx, gram.shape, (*w.shape[:-1], w.shape[-2]))
+    gram = dense(ctx.side(name))
+    _check(ctx, gram.shape, (*w.shape[:-1], w.shape[-2]), name)
     return gram.astype(w.dtype)
 
 
@@ -55,9 +56,9 @@ def second_moments(ctx: Context, w: Array) -> Array:
     return jax.sharding.reshard(moments, NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-1])))
 
 
-def _check(ctx: Context, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+def _check(ctx: Context, shape: tuple[int, ...], wanted: tuple[int, ...], name: str = "gram") -> None:
     if shape != wanted:
         raise SideTreeError(
-            f"side tree 'gram' has {shape} for {ctx.spec.path} {ctx.spec.shape}, whose inputs ask for {wanted}; "
+            f"side tree {name!r} has {shape} for {ctx.spec.path} {ctx.spec.shape}, whose inputs ask for {wanted}; "
             "make it with calibrate(), or as the mean of x x^T"
         )

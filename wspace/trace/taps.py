@@ -92,7 +92,7 @@ class Folder:
 
     def _lift(self, fold: Fold, layout: Layout, use: Use, key: Key, found: Sequence[Found]) -> Any:
         """Lift one matrix at a time, then put the stack together: where a use reads a part of it, zeros elsewhere."""
-        has = found[0][1]
+        found, has = found[: fold.models], found[0][1]
         stacks = [a for a in self._stacks(key) if a in has]
 
         lift = fold.lift
