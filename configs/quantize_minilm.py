@@ -48,6 +48,9 @@ METHODS: dict[str, Callable[[int, int | None], ws.Transform]] = {
     "gptq": lambda bits, group: ws.quant.gptq(bits, group),
     "gptq act-order": lambda bits, group: ws.quant.gptq(bits, group, act_order=True),
     "gptq act-order asymmetric": lambda bits, group: ws.quant.gptq(bits, group, symmetric=False, act_order=True),
+    "qep + gptq act-order asymmetric": lambda bits, group: ws.chain(
+        ws.quant.qep(1.0), ws.quant.gptq(bits, group, symmetric=False, act_order=True)
+    ),
     "gptq act-order mse": lambda bits, group: ws.quant.gptq(bits, group, act_order=True, scale="mse"),
 }
 # grid -> its own group, instead of bits
@@ -84,7 +87,9 @@ def quantized(params: Params, t: ws.Transform, states: Sequence[minilm.State]) -
     def solve(part: Params, found: Any) -> Params:
         return t(part, key=key, axes=found.axes, **found)
 
-    return minilm.with_blocks(params, ws.calibrate.blockwise(parts, states, solve, folds, weights=lambda s: s[-1]))
+    beside = "cross" in folds
+    made = ws.calibrate.blockwise(parts, states, solve, folds, weights=lambda s: s[-1], beside=beside)
+    return minilm.with_blocks(params, made)
 
 
 def calibration(params: Params) -> list[minilm.State]:
