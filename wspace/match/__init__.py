@@ -14,6 +14,8 @@ from wspace.match.element import compose as compose
 from wspace.match.element import identity as identity
 from wspace.match.element import inverse as inverse
 from wspace.match.element import random_element as random_element
+from wspace.match.fold import Folded as Folded
+from wspace.match.fold import fold_gains as fold_gains
 from wspace.match.invariance import check_invariance as check_invariance
 from wspace.match.many import cycle_consistent as cycle_consistent
 from wspace.match.many import merge_many as merge_many

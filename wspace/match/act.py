@@ -17,6 +17,7 @@ from wspace.core.errors import ShapeError, TreeMismatch, listed
 from wspace.core.implicit import Implicit
 from wspace.core.typing import Array, Path, Tree
 from wspace.match.element import Element, check_element, moved, on_host
+from wspace.match.rotate import turned
 from wspace.stats.sharding import alike, gathered
 from wspace.trace.by_hand import Rules, by_hand
 from wspace.trace.groups import Group, Member, Strip, Symmetries
@@ -29,13 +30,15 @@ def act(tree: Tree, axes: Symmetries | Rules | Axes, g: Element) -> Tree:
 
         new[..., k, ...] = old[..., p[k], ...]           permutation, on every axis that the group has
         new[..., k, ...] = old[..., k, ...] * s[k] ** e    scale, e the member's exponent
+        new[..., i, ...] = sum_j Q[i, j] old[..., j, ...]  orthogonal; its contragredient is Q too
 
     Leaves without a group come out as they are. Pure; works under jit and vmap over g. Traces one gather an axis.
 
     Args:
       tree: the container `axes` was made from, with arrays (or ShapeDtypeStructs under `jax.eval_shape`).
       axes: from `ws.trace.axes`, or rules by hand as for `ws.trace.by_hand`.
-      g: group name -> permutation, int `[*over, size]` (or scales, positive floats), as `random_element` makes.
+      g: group name -> permutation, int `[*over, size]` (or scales, positive floats; or orthogonal matrices, floats
+        `[*over, size, size]`, in float32 or wider), as `random_element` makes.
     Returns:
       the same container; shapes and dtypes are kept.
     Raises:
@@ -57,7 +60,7 @@ def act(tree: Tree, axes: Symmetries | Rules | Axes, g: Element) -> Tree:
     for path in groups.covered:
         _check(path, taken.leaves[path], groups)
     hit, known = set(groups.covered), on_host(g)
-    move = _permuted if groups.kind == "permutation" else _scaled
+    move = {"permutation": _permuted, "scale": scaled, "orthogonal": turned}[groups.kind]
     out = {
         p: jnp.asarray(move(x if isinstance(x, np.ndarray) else jnp.asarray(x), p, groups, known)) if p in hit else x
         for p, x in taken.leaves.items()
@@ -94,7 +97,8 @@ def _old(
     return sum((np.int32(f.stride) * c for f, c in zip(strip.factors, olds, strict=True)), np.int32(strip.offset))
 
 
-def _scaled(x: Any, path: Path, groups: Symmetries, g: Element) -> Any:
+def scaled(x: Any, path: Path, groups: Symmetries, g: Element) -> Any:
+    """A leaf times the factors of its groups, each to the power of its member's exponent."""
     layout = groups.layout[path]
     for name, group in groups.groups.items():
         for m in group.members:

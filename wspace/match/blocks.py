@@ -44,14 +44,18 @@ class Block(NamedTuple):
 
 
 def blocks(axes: Symmetries) -> list[Block]:
-    """Every leaf on which a group acts, cut into blocks; together the blocks of a leaf cover it."""
+    """Every leaf on which a group acts, cut into blocks."""
+    return [block for path in axes.covered for block in blocks_of(axes, path)]
+
+
+def blocks_of(axes: Symmetries, path: Path) -> list[Block]:
+    """One leaf cut into blocks, which together cover it."""
     found = []
-    for path in axes.covered:
-        for strips in itertools.product(*axes.layout[path]):
-            axis = [_factors(strip) for strip in strips]
-            names = tuple(name for factors in axis for name, _ in factors)
-            shape = tuple(size for factors in axis for _, size in factors)
-            found.append(Block(path, tuple(_positions(strip) for strip in strips), names, shape))
+    for strips in itertools.product(*axes.layout[path]):
+        axis = [_factors(strip) for strip in strips]
+        names = tuple(name for factors in axis for name, _ in factors)
+        shape = tuple(size for factors in axis for _, size in factors)
+        found.append(Block(path, tuple(_positions(strip) for strip in strips), names, shape))
     return found
 
 

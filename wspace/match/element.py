@@ -1,7 +1,8 @@
 """Elements of a symmetry group: a dict from group name to an array `[*over, size]`, so a pytree like any other.
 
 A permutation p of shape [*over, size] says where each new coordinate comes from: new[i, f] = old[p_i[i], p[i, f]].
-A scale has positive factors there. `act(compose(g, h))` is `act(g)` after `act(h)`.
+A scale has positive factors there, an orthogonal element matrices Q [*over, size, size]: new[i] = sum_j Q[i, j] old[j].
+`act(compose(g, h))` is `act(g)` after `act(h)`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ import numpy as np
 
 from wspace.core.errors import ShapeError, SideTreeError, listed
 from wspace.core.typing import Array
+from wspace.match.rotate import check_orthogonal, haar_matrix, hadamard_matrix
 from wspace.trace.groups import Group, Symmetries
 
 Element: TypeAlias = Mapping[str, Array]
 
 
 def identity(axes: Symmetries) -> dict[str, Array]:
-    """The element that leaves everything as it is: int32 (permutation) or ones (scale) `[*over, size]` a group."""
+    """The element that leaves everything as it is: int32 0, 1, ... (permutation) or f32 ones (scale) `[*over, size]` a
+    group, or f32 identity matrices (orthogonal) `[*over, size, size]`."""
+    if axes.kind == "orthogonal":
+        return {name: jnp.broadcast_to(jnp.eye(g.size), shape_in(axes, g)) for name, g in axes.groups.items()}
     if axes.kind == "scale":
         return {name: jnp.ones(g.shape) for name, g in axes.groups.items()}
     return {
@@ -31,16 +36,25 @@ def identity(axes: Symmetries) -> dict[str, Array]:
     }
 
 
-def random_element(axes: Symmetries, *, key: Array) -> dict[str, Array]:
-    """A uniformly random permutation for each group and index, or scales log-uniform between 1/2 and 2.
+def shape_in(axes: Symmetries, group: Group) -> tuple[int, ...]:
+    """Shape of a group's entry in an element."""
+    return (*group.shape, group.size) if axes.kind == "orthogonal" else group.shape
+
+
+def random_element(axes: Symmetries, *, key: Array, hadamard: bool = False) -> dict[str, Array]:
+    """A random permutation for each group and index, scales log-uniform between 1/2 and 2, or a random rotation.
+
+    Permutations and orthogonal matrices (reflections too) are uniform (Haar).
 
     Each group's draw depends on the key and its own name alone.
 
     Args:
       axes: from `ws.trace.axes` or `ws.trace.by_hand`.
       key: typed, from `jax.random.key`.
+      hadamard: for orthogonal groups, Hadamard matrices with random signs in place of uniform ones: they spread each
+        coordinate evenly over all (over 2^k each, where the size is 2^k times an odd number).
     Returns:
-      dict, int32 (permutation) or float32 (scale) `[*over, size]` a group.
+      dict, int32 (permutation) or float32 (scale) `[*over, size]`, or float32 `[*over, size, size]` a group.
     Raises:
       SideTreeError: a raw key.
     Example:
@@ -56,6 +70,8 @@ def random_element(axes: Symmetries, *, key: Array) -> dict[str, Array]:
         own = jax.random.fold_in(key, zlib.crc32(name.encode()))
         if axes.kind == "scale":
             return jnp.exp2(jax.random.uniform(own, group.shape, minval=-1, maxval=1))
+        if axes.kind == "orthogonal":
+            return (hadamard_matrix if hadamard else haar_matrix)(own, group)
         rows = jnp.broadcast_to(jnp.arange(group.size, dtype=jnp.int32), group.shape)
         return jax.random.permutation(own, rows, axis=-1, independent=True)
 
@@ -72,6 +88,8 @@ def compose(axes: Symmetries, g: Element, h: Element) -> dict[str, Array]:
     check_element(axes, h)
     if axes.kind == "scale":
         return {name: jnp.asarray(g[name]) * jnp.asarray(h[name]) for name in axes.groups}
+    if axes.kind == "orthogonal":
+        return {name: jnp.matmul(g[name], h[name], precision="highest") for name in axes.groups}
     g, h = on_host(g), on_host(h)
     traced = any(isinstance(p, jax.core.Tracer) for p in g.values())
     moves = {name: (*_sources(axes, group, g), g[name]) for name, group in axes.groups.items()}
@@ -87,6 +105,8 @@ def inverse(axes: Symmetries, g: Element) -> dict[str, Array]:
     check_element(axes, g)
     if axes.kind == "scale":
         return {name: 1 / jnp.asarray(g[name]) for name in axes.groups}
+    if axes.kind == "orthogonal":
+        return {name: jnp.swapaxes(jnp.asarray(g[name]), -1, -2) for name in axes.groups}
     back: dict[str, Any] = {}
     for name, p in ((name, on_host(g)[name]) for name in axes.groups):  # those that others depend on come first
         turned = (jnp if isinstance(p, jax.core.Tracer) else np).argsort(p, axis=-1).astype(np.int32)
@@ -118,22 +138,24 @@ def on_host(g: Element) -> dict[str, Any]:
 
 
 def check_element(axes: Symmetries, g: Element) -> None:
-    """Raise ShapeError if g is no element of these groups: names, shapes, and (where values are known) permutations."""
+    """Raise ShapeError if g is no element of these groups: names, shapes, and (where known) values."""
     missing, extra = axes.groups.keys() - g.keys(), g.keys() - axes.groups.keys()
     if missing or extra:
         raise ShapeError(
             f"element lacks {listed(sorted(missing)) or 'none'} and has also {listed(sorted(extra)) or 'none'}"
         )
-    wanted = {"permutation": jnp.integer, "scale": jnp.floating}[axes.kind]
+    wanted = jnp.integer if axes.kind == "permutation" else jnp.floating
     for name, group in axes.groups.items():
         p = g[name]
-        if tuple(p.shape) != group.shape:
-            raise ShapeError(f"element of {name!r} has shape {tuple(p.shape)}, wanted {group.shape}")
+        if tuple(p.shape) != shape_in(axes, group):
+            raise ShapeError(f"element of {name!r} has shape {tuple(p.shape)}, wanted {shape_in(axes, group)}")
         if not jnp.issubdtype(p.dtype, wanted):
             raise ShapeError(f"element of {name!r} is {p.dtype}, wanted {wanted.__name__}: a {axes.kind}")
         if isinstance(p, jax.core.Tracer | jax.ShapeDtypeStruct):
             continue
         values = np.asarray(p)
+        if axes.kind == "orthogonal":
+            check_orthogonal(name, values)
         if axes.kind == "scale" and not ((values > 0) & np.isfinite(values)).all():
             raise ShapeError(f"element of {name!r} is not positive and finite everywhere, so no scale")
         if axes.kind == "permutation" and (np.sort(values, axis=-1) != np.arange(group.size)).any():

@@ -8,23 +8,25 @@ from typing import TypeAlias
 
 from wspace.core.axes import Axes
 from wspace.core.containers import as_params, is_weight, show
-from wspace.core.errors import SelectionError, ShapeError, printable
+from wspace.core.errors import SelectionError, ShapeError, WspaceError, printable
 from wspace.core.typing import Path, Tree
 from wspace.trace.groups import Factor, Group, Member, Strip, Symmetries
 
 Rules: TypeAlias = Mapping[str, Sequence[str | None]]
 
 
-def by_hand(spec: Rules | Axes, tree: Tree) -> Symmetries:
+def by_hand(spec: Rules | Axes, tree: Tree, kind: str = "permutation") -> Symmetries:
     """Groups from rules, checked against a tree.
 
     Args:
       spec: regex on the shown path -> one group name an axis, None for an axis that stays; the first rule that is found
         in a path counts, and leaves that no rule takes stay as they are. Or an `Axes` whose rules name groups.
       tree: the parameters, or their shapes.
+      kind: "permutation" or "orthogonal".
     Returns:
-      Symmetries of kind "permutation".
+      Symmetries of that kind.
     Raises:
+      WspaceError: another kind.
       ShapeError: a rule names another number of axes than a leaf has, or a group has two sizes.
       SelectionError: a rule matches no leaf, or no axis got a name.
     Example:
@@ -35,6 +37,8 @@ def by_hand(spec: Rules | Axes, tree: Tree) -> Symmetries:
       group   size  members
       hidden  8     w1[1], w2[0]
     """
+    if kind not in ("permutation", "orthogonal"):
+        raise WspaceError(f"axes by hand: kind {kind!r}; rules say permutation or orthogonal groups, no exponents")
     shapes = {path: tuple(x.shape) for path, x in as_params(tree).leaves.items() if is_weight(x)}
     named = {path: _named(spec, path, shape) for path, shape in shapes.items()}
     if isinstance(spec, Mapping):
@@ -60,7 +64,7 @@ def by_hand(spec: Rules | Axes, tree: Tree) -> Symmetries:
         path: tuple((Strip(0, (Factor(name, n, 1),)),) for name, n in zip(named[path], shape, strict=True))
         for path, shape in shapes.items()
     }
-    return Symmetries("permutation", groups, layout)
+    return Symmetries(kind, groups, layout)
 
 
 def _named(spec: Rules | Axes, path: Path, shape: tuple[int, ...]) -> tuple[str | None, ...]:

@@ -58,7 +58,7 @@ class Group:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of an element: one entry a coordinate, after one axis for each index."""
+        """One entry a coordinate, after one axis for each index: the shape of a permutation or of scales."""
         return (*self.over_sizes, self.size)
 
 
@@ -66,9 +66,9 @@ class Group:
 class Symmetries:
     """The symmetry groups of a model's parameters.
 
-    kind: "permutation" or "scale". groups: by name, those before others that depend on them. layout: every leaf's axes
-    as factors. fixed: leaf -> axis -> why nothing moves it. unknown: primitives without a rule -> how often they were
-    met; all that they touch is fixed. unused: leaves that the function does not read.
+    kind: "permutation", "scale" or "orthogonal". groups: by name, those before others that depend on them.
+    layout: every leaf's axes as factors. fixed: leaf -> axis -> why nothing moves it. unknown: primitives without a
+    rule -> how often they were met; all that they touch is fixed. unused: leaves that the function does not read.
     """
 
     kind: str

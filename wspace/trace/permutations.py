@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from wspace.core.containers import show
@@ -12,18 +12,29 @@ from wspace.core.typing import Path
 from wspace.trace.depend import closed, dependencies, used
 from wspace.trace.groups import Factor, Group, Layout, Member, Strip, Symmetries
 from wspace.trace.terms import Node, cells, pin, strips
-from wspace.trace.unrolled import take_apart
+from wspace.trace.unrolled import Taken, take_apart
 from wspace.trace.walk import Value, Walk
 
 
 def permutations(walk: Walk, leaves: Mapping[Path, Value]) -> Symmetries:
     """The groups of kind "permutation". What no operation reads is pinned: other inputs might read it."""
     taken = take_apart(walk.ops, list(leaves.values()))
-    touched = used([op for op in walk.ops if op.name != "leaf"])
-    members = places(walk, leaves)
+    touched, members = read(walk), places(walk, leaves)
     for atom in members:
         if atom not in touched:
             pin(atom, "not read")
+    return grouped("permutation", walk, leaves, taken, members)
+
+
+def grouped(
+    kind: str,
+    walk: Walk,
+    leaves: Mapping[Path, Value],
+    taken: Mapping[int, list[Taken]],
+    members: Mapping[Node, Sequence[Member]],
+    still: Collection[Path] = (),
+) -> Symmetries:
+    """One group for each atom that nothing pinned; no group acts on the leaves in `still`."""
     movable = {atom for atom in members if atom.pinned is None and atom.size > 1}
     over = closed(
         dependencies(
@@ -39,14 +50,21 @@ def permutations(walk: Walk, leaves: Mapping[Path, Value]) -> Symmetries:
     order = sorted((a for a in members if a in movable), key=lambda a: len(over.get(a, ())))
     groups = [group(names[a], a, members[a], over.get(a, ()), names) for a in order]
     whys = {path: {k: why for k, n in enumerate(v.axes) if (why := _why(n))} for path, v in leaves.items()}
+    layout = laid_out(leaves, names)
+    fixed = laid_out({path: leaves[path] for path in still}, {})
     return Symmetries(
-        "permutation",
+        kind,
         {g.name: g for g in groups},
-        laid_out(leaves, names),
+        {**layout, **fixed},
         {path: why for path, why in whys.items() if why},
         dict(walk.unknown),
         unread(walk, leaves),
     )
+
+
+def read(walk: Walk) -> set[Node]:
+    """Atoms that some operation reads."""
+    return used([op for op in walk.ops if op.name != "leaf"])
 
 
 def group(name: str, atom: Node, members: Sequence[Member], over: Sequence[Node], names: Mapping[Node, str]) -> Group:

@@ -19,7 +19,7 @@ from wspace.core.typing import Path
 from wspace.trace.depend import dependencies, in_order, used
 from wspace.trace.groups import Group, Member, Symmetries
 from wspace.trace.permutations import group, laid_out, named, places, unread
-from wspace.trace.spots import Spot, at_label
+from wspace.trace.spots import Spot, at_label, spots_of
 from wspace.trace.terms import TORN, Cell, Node, cells
 from wspace.trace.unrolled import take_apart
 from wspace.trace.walk import Label, Op, Value, Walk
@@ -33,15 +33,18 @@ EQUAL = frozenset(
     "unstack".split()
 )
 POWERS = {"square": Fraction(2), "sqrt": Fraction(1, 2), "rsqrt": Fraction(-1, 2), "cbrt": Fraction(1, 3)}
+POSITIVE = frozenset(  # what a negative factor does not go through
+    "abs max min reduce_max reduce_min reduce_window_max reduce_window_min rsqrt sign sqrt eq ne lt le gt ge".split()
+)
 COMPARE = frozenset("eq ne lt le gt ge".split())
 
 
-def scales(walk: Walk, leaves: Mapping[Path, Value]) -> Symmetries:
-    """The groups of kind "scale"."""
+def scales(walk: Walk, leaves: Mapping[Path, Value], odd: bool = False) -> Symmetries:
+    """The groups of kind "scale"; with `odd` those whose factors may be negative or 0 (but where they divide)."""
     taken = take_apart(walk.ops, list(leaves.values()))
     system = _System()
     for op in walk.ops:
-        for equation in _equations(op, system):
+        for equation in _equations(op, system, odd):
             system.demand(equation)
     members, unused = places(walk, leaves), unread(walk, leaves)
     touched = used([op for op in walk.ops if op.name != "leaf"])
@@ -117,11 +120,11 @@ class _System:
             self.sums[bound] = {spot: -d / c for spot, d in rest.items()}
 
 
-def _equations(op: Op, system: _System) -> Iterator[Sum]:
+def _equations(op: Op, system: _System, odd: bool) -> Iterator[Sum]:
     every = (*op.ins, *op.outs)
     for v in op.ins:
         if v.uid not in system.made and not v.zero:  # an input or a constant
-            yield from ({spot: Fraction(1)} for spot in _spots(v))
+            yield from ({spot: Fraction(1)} for spot in spots_of(v))
     system.made |= {v.uid for v in every}
     covered: set[Spot] = set()
     for label in op.labels if op.name != "leaf" else ():
@@ -132,14 +135,12 @@ def _equations(op: Op, system: _System) -> Iterator[Sum]:
                 continue
             for spots in at.values():  # one factor, though the array may have it in parts
                 yield from _alike(spots, not all(at.values()))
-            if all(at.values()):
+            if all(at.values()) and odd and op.name in POSITIVE:
+                yield from _alike([spot for spots in at.values() for spot in spots], True)
+            elif all(at.values()):
                 yield from _relation(op, {i: spots[0] for i, spots in at.items()})
     if op.name != "leaf":
-        yield from ({spot: Fraction(1)} for v in every for spot in _spots(v) if spot not in covered)
-
-
-def _spots(v: Value) -> list[Spot]:
-    return [(v.uid, k, cell) for k, node in enumerate(v.axes) for cell in cells(node)]
+        yield from ({spot: Fraction(1)} for v in every for spot in spots_of(v) if spot not in covered)
 
 
 def _relation(op: Op, spots: Mapping[int, Spot]) -> Iterator[Sum]:

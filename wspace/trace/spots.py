@@ -11,6 +11,11 @@ from wspace.trace.walk import Place, Value
 Spot: TypeAlias = tuple[int, int, Cell]  # array, axis, place in the axis
 
 
+def spots_of(v: Value) -> list[Spot]:
+    """All spots of an array."""
+    return [(v.uid, k, cell) for k, node in enumerate(v.axes) for cell in cells(node)]
+
+
 def at_label(every: Sequence[Value], i: int, place: Place | None, node: Node, cell: Cell) -> list[Spot]:
     """A label's atom as operand i has it: none if the axis has become something else, several if it is in parts."""
     if place is None:
