@@ -53,11 +53,15 @@ PLAIN: dict[str, Callable[[Models, Tree], Tree]] = {
     "SCE": lambda m, b: ws.merge.sce()(*m, base=b),
     "RAM": lambda m, b: ws.merge.ram()(*m, base=b),
     "RAM+": lambda m, b: ws.merge.ramplus_tl()(*m, base=b),
+    "geometric median": lambda m, b: ws.merge.geometric_median()(*m),
+    "EMR, unified": lambda m, b: ws.merge.weighted_sum()(b, ws.merge.emr()(*m, base=b)),
     "OPCM": lambda m, b: reduce(ws.merge.opcm_update, m[1:], ws.merge.opcm_init(b, m[0])).merged,
 }
 # name -> (models, base, lam) -> merged
 SCALED: dict[str, Callable[[Models, Tree, float], Tree]] = {
     "task arithmetic": lambda m, b, lam: ws.merge.task_arithmetic(lam=lam)(*m, base=b),
+    "MagMax": lambda m, b, lam: ws.merge.magmax(lam)(*m, base=b),
+    "consensus": lambda m, b, lam: ws.merge.consensus(lam=lam)(*m, base=b),
     "TIES": lambda m, b, lam: ws.merge.ties(lam=lam)(*m, base=b),
     "DARE": lambda m, b, lam: ws.merge.dare(0.5, lam=lam)(*m, base=b, key=KEY),
     "DARE, elect": lambda m, b, lam: ws.merge.dare(0.5, lam=lam, consensus=ws.merge.elect)(*m, base=b, key=KEY),

@@ -97,6 +97,14 @@ def test_wudi_ends_at_its_minimum_and_every_step_goes_there() -> None:
     np.testing.assert_allclose(losses[0], interference(sum(deltas), deltas), rtol=1e-6)
 
 
+def test_wudi_of_tall_matrices_never_makes_their_square() -> None:
+    tall = [f32(RNG.standard_normal((60, 2))) for _ in range(N)]
+    want = sum(tall) - 1e-2 * jnp.sign(jax.grad(interference)(sum(tall), tall))  # what Adam's first step is
+    np.testing.assert_allclose(wudi_array(tall, 1, 1e-2), want, atol=1e-5)
+    jaxpr = str(jax.make_jaxpr(lambda *ds: wudi_array(ds, 3, 1e-2))(*tall))
+    assert "60,60" not in jaxpr and "60,6" in jaxpr
+
+
 def test_wudi_brings_tasks_together_whose_inputs_are_apart() -> None:
     """No interference is left: on the inputs of each task the merge is that task's vector."""
     u = orthonormal(IN, 12)

@@ -16,6 +16,8 @@ from wspace.core.fold import Fold
 from wspace.core.transform import Context, Transform, leafwise, per_model, working
 from wspace.core.typing import Array
 
+NEAREST = 1e-10  # of the largest distance; its square is a float32
+
 
 @jax.jit
 def squared_distances_array(leaves: Sequence[Array]) -> Array:
@@ -33,18 +35,18 @@ def weiszfeld_array(squares: Array, weights: Array, max_iter: int = 100) -> Arra
         x = sum_k s_k x_k,   s_k <- w_k / |x - x_k|,   s <- s / sum s
         |x - x_k|^2 = sum_ij s_i s_j <x_i - x_k, x_j - x_k> = sum_ij s_i s_j (D_ik + D_jk - D_ij) / 2
 
-    weights: w, [n], at least 0. A distance counts as at least 1e-10 of the largest one between two points.
+    weights: w, [n], at least 0. A distance counts as at least NEAREST of the largest one between two points.
     """
     n, weights = squares.shape[0], weights.astype(squares.dtype)
     given = jnp.sum(weights)
     start = jnp.where(given > 0, weights / jnp.where(given > 0, given, 1), 1 / n)
+    largest = jnp.max(squares)
+    squares = squares / jnp.where(largest > 0, largest, 1)
     seen_from = (squares[:, :, None] + squares[:, None, :] - squares[None]) / 2  # exact where i or j is k
-    largest = jnp.sqrt(jnp.max(squares))
-    nearest = jnp.where(largest > 0, 1e-10 * largest, 1)
 
     def step(_: Array, s: Array) -> Array:
-        distances = jnp.sqrt(jnp.maximum(jnp.einsum("kij,i,j->k", seen_from, s, s), 0))
-        pull = weights / jnp.maximum(distances, nearest)
+        distances = jnp.sqrt(jnp.maximum(jnp.einsum("kij,i,j->k", seen_from, s, s), NEAREST**2))
+        pull = weights / distances
         total = jnp.sum(pull)
         return jnp.where(total > 0, pull / jnp.where(total > 0, total, 1), s)
 

@@ -17,6 +17,7 @@ from wspace.stats.norms import length
 from wspace.stats.polar import live
 
 B1, B2, EPS = 0.9, 0.999, 1e-8  # Adam as its paper has it
+TINY = 1e-30  # a square far below EPS, so that the root of none has a derivative
 
 
 @partial(jax.jit, static_argnames="steps")
@@ -29,17 +30,18 @@ def wudi_array(deltas: Sequence[Array], steps: int, lr: Array | float) -> Array:
     """
     start = sum(deltas[1:], deltas[0])
     lr = jnp.asarray(lr, start.dtype)
-    squares = [jnp.sum(d * d) for d in deltas]
-    each = [times(d, d.T) / jnp.where(q > 0, q, 1) for d, q in zip(deltas, squares, strict=True)]
-    pulls = [times(c, d) for c, d in zip(each, deltas, strict=True)]
-    normal, wanted = sum(each[1:], each[0]), sum(pulls[1:], pulls[0])
+    units = [d / jnp.where(norm > 0, norm, 1) for d, norm in zip(deltas, map(length, deltas), strict=True)]
+    parts = [times(u, u.T, d) for u, d in zip(units, deltas, strict=True)]
+    wanted, beside = sum(parts[1:], parts[0]), jnp.concatenate(units, axis=1)
+    small = beside.shape[0] <= 2 * beside.shape[1]  # then its square is what costs less to multiply by
+    normal = (times(beside, beside.T),) if small else (beside, beside.T)
 
     def step(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         m, mean, square = state
-        gradient = 2 * (times(normal, m) - wanted)
+        gradient = 2 * (times(*normal, m) - wanted)
         mean, square = B1 * mean + (1 - B1) * gradient, B2 * square + (1 - B2) * gradient**2
         t = (i + 1).astype(m.dtype)
-        size = jnp.sqrt(square / (1 - B2**t)) + EPS
+        size = jnp.sqrt(jnp.maximum(square / (1 - B2**t), TINY)) + EPS
         return m - lr * mean / (1 - B1**t) / size, mean, square
 
     return lax.fori_loop(0, steps, step, (start, jnp.zeros_like(start), jnp.zeros_like(start)))[0]
