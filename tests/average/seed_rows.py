@@ -16,5 +16,6 @@ def descended(params: Leaves, grads: list[Leaves]) -> Leaves:
 
 OPTAX_ROWS = [
     OptaxRow("average.lawa", lambda: ws.average.lawa(k=3, every=2), descended),
+    OptaxRow("average.valley_average", lambda: ws.average.valley_average(converge=2), descended),
     OptaxRow("average.tail_average", lambda: ws.average.tail_average(start=3, every=2), descended),
 ]

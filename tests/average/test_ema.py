@@ -46,6 +46,21 @@ def test_the_average_is_the_sum_of_the_definition(decay: float, wrap: Any) -> No
         close(ema_params(state), want, 2e-6)
 
 
+@pytest.mark.parametrize(("start", "every"), [(3, 2), (5, 1), (0, 3), (9, 1)])
+@pytest.mark.parametrize("debias", [False, True])
+def test_it_begins_late_and_counts_every_few_updates(start: int, every: int, debias: bool) -> None:
+    row = OptaxRow("ema", lambda: ema(0.7, debias, start, every), lambda p, g: p, steps=8)
+    params, grads = row.example()
+    theta = iterates(row, params, grads)
+    first = max(start, 1)
+    average, moment, n = theta[min(first - 1, 8)], {p: np.zeros_like(w) for p, w in theta[0].items()}, 0
+    for t in range(first, 9, every):
+        average = {p: 0.7 * a + 0.3 * theta[t][p] for p, a in average.items()}
+        moment, n = {p: 0.7 * m + 0.3 * theta[t][p] for p, m in moment.items()}, n + 1
+    want = {p: m / (1 - 0.7**n) for p, m in moment.items()} if debias and n else average
+    close(ema_params(loop(row, params, grads, jax.jit)[1]), want, 2e-6)
+
+
 def test_a_decay_near_one_keeps_its_digits() -> None:
     """1 - 0.9999 is off by 2e-4 of itself if 0.9999 is rounded to float32 first."""
     tx = ema(0.9999)
@@ -136,6 +151,9 @@ def test_misuse_is_named() -> None:
         ema_params(optax.sgd(0.1).init({"w": jnp.ones(2)}))
     with pytest.raises(TreeMismatch, match="found 2 EmaStates"):
         ema_params((state, state))
+    for late in ({"start": -1}, {"every": 0}):
+        with pytest.raises(WspaceError, match="at least 0 and 1"):
+            ema(0.5, **late)
     for decay in (1.0, -0.1, 999):
         with pytest.raises(WspaceError, match="at least 0 and below 1"):
             ema(decay)

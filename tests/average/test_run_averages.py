@@ -14,7 +14,16 @@ from tests.average.test_ema import iterates
 from tests.optax_rows import OptaxRow
 from tests.optim.test_laws import loop
 from tests.rows import close
-from wspace.average import lawa, lawa_params, swad, swad_window, tail_average, tail_average_params
+from wspace.average import (
+    lawa,
+    lawa_params,
+    swad,
+    swad_window,
+    tail_average,
+    tail_average_params,
+    valley_average,
+    valley_average_params,
+)
 from wspace.core.errors import NonFinite, ShapeError, SideTreeError, TreeMismatch, WspaceError
 
 
@@ -116,3 +125,40 @@ def test_swad_by_hand() -> None:
         swad(losses, trees[:-1])
     with pytest.raises(NonFinite, match="loss 1 is NaN"):
         swad_window([1.0, float("nan")])
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_valley_of_a_run_is_that_of_swad_on_its_segments(seed: int) -> None:
+    """After every evaluation of noisy valleys: what is kept online is what the whole record gives."""
+    rng = np.random.default_rng(seed)
+    for n_s, n_e in ((3, 6), (1, 1), (3, 2), (2, 4)):
+        tx = valley_average(n_s, n_e, 0.3)
+        update = jax.jit(tx.update)
+        state = tx.init({"w": jnp.float32(0), "n": jnp.int32(5)})
+        losses, segments = [], []
+        for x in np.abs(np.linspace(-1, 1, 24)) * 3 + rng.random(24):
+            own = rng.standard_normal(int(rng.integers(1, 4)))
+            for k, w in enumerate(own):
+                loss = x if k == len(own) - 1 else jnp.nan
+                params = {"w": jnp.float32(w), "n": jnp.int32(5)}
+                _, state = update({"w": 0.0, "n": 0}, state, params, loss=jnp.float32(loss))
+            losses.append(float(np.float32(x)))
+            segments.append(own.mean())
+            start, end = swad_window(losses, n_s, n_e, 0.3)
+            got = valley_average_params(state)
+            np.testing.assert_allclose(got["w"], np.mean(segments[start:end]), rtol=1e-5, atol=1e-6)
+        assert got["n"] == 5
+
+
+def test_before_an_evaluation_the_valley_is_the_mean_so_far() -> None:
+    tx = optax.chain(optax.sgd(0.1), valley_average())
+    params = {"w": jnp.asarray([1.0, 3.0], jnp.bfloat16)}
+    state = tx.init(params)
+    np.testing.assert_array_equal(valley_average_params(state)["w"], [1, 3])
+    for w in (2.0, 4.0):
+        _, state = tx.update({"w": jnp.zeros(2, jnp.bfloat16)}, state, {"w": jnp.full(2, w, jnp.bfloat16)})
+    np.testing.assert_array_equal(valley_average_params(state, like=params)["w"], jnp.full(2, 3, jnp.bfloat16))
+    _, state = tx.update({"w": jnp.zeros(2, jnp.bfloat16)}, state, params, loss=1.0)
+    np.testing.assert_allclose(valley_average_params(state)["w"], [7 / 3, 3], rtol=1e-6)
+    with pytest.raises(ShapeError, match="windows of 0 and 6"):
+        valley_average(0)

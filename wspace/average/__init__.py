@@ -33,5 +33,8 @@ from wspace.average.tail_average import swad_window as swad_window
 from wspace.average.tail_average import tail_average as tail_average
 from wspace.average.tail_average import tail_average_params as tail_average_params
 from wspace.average.uniform_soup import uniform_soup as uniform_soup
+from wspace.average.valley import ValleyState as ValleyState
+from wspace.average.valley import valley_average as valley_average
+from wspace.average.valley import valley_average_params as valley_average_params
 from wspace.average.weighted_average import ratatouille as ratatouille
 from wspace.average.weighted_average import weighted_average as weighted_average

@@ -40,7 +40,7 @@ def share_of(step: Array, decay: Array | float, debias: bool) -> Array:
     return rest / -jnp.expm1(step.astype(jnp.float32) * jnp.log1p(-rest))
 
 
-def ema(decay: Array | float, debias: bool = False) -> optax.GradientTransformation:
+def ema(decay: Array | float, debias: bool = False, start: int = 0, every: int = 1) -> optax.GradientTransformation:
     """Keep an exponential moving average of the parameters while training; updates pass through unchanged.
 
         avg_0 = theta_0,   avg_t = decay avg_{t-1} + (1 - decay) theta_t                              (debias=False)
@@ -50,15 +50,20 @@ def ema(decay: Array | float, debias: bool = False) -> optax.GradientTransformat
     float32 whatever the parameters are: in bfloat16 it would stop moving once its steps are below half a unit in the
     last place. Leaves that are no floating array have their latest value.
 
+    With `start` and `every`, t counts the updates start, start + every, ...; before those the average is the latest
+    parameters, so that theta_0 is what the update before `start` left.
+
     Scope: leaf. Needs: `update` must be given params. Random: no.
 
     Args:
       decay: at least 0, below 1, per update; half of the weight is on the last log(1/2) / log(decay) updates. Traced.
       debias: forget the initial parameters, and correct for that as Adam does. Static.
+      start: first update that counts; 0 counts from the first. every: updates from one that counts to the next. Static.
     Returns:
       optax.GradientTransformation with the state EmaState; read it with `ema_params`.
     Raises:
-      WspaceError: a decay out of range (a traced one can't be checked). SideTreeError: update without params.
+      WspaceError: a decay out of range (a traced one can't be checked), start below 0 or every below 1.
+      SideTreeError: update without params.
     Example:
       >>> import optax
       >>> optimizer = optax.chain(optax.sgd(1.0), ema(decay=0.5))
@@ -77,6 +82,10 @@ def ema(decay: Array | float, debias: bool = False) -> optax.GradientTransformat
     if isinstance(decay, int | float) and not 0 <= decay < 1:
         raise WspaceError(f"ema: decay is {decay}; it has to be at least 0 and below 1, such as 0.999")
 
+    if start < 0 or every < 1:
+        raise WspaceError(f"ema: start is {start} and every is {every}; they are at least 0 and 1")
+    first = max(start, 1)
+
     def init(params: Tree) -> EmaState:
         return EmaState(jnp.zeros((), jnp.int32), jax.tree.map(_start, params))
 
@@ -84,7 +93,9 @@ def ema(decay: Array | float, debias: bool = False) -> optax.GradientTransformat
         if params is None:
             raise SideTreeError("ema needs the parameters; call it as update(updates, state, params)")
         step = optax.safe_increment(state.step)
-        share = share_of(step, decay, debias)
+        counts = (step - first) % every == 0
+        share = jnp.where(counts, share_of(jnp.maximum(step - first, 0) // every + 1, decay, debias), 0)
+        share = jnp.where(step < first, 1, share)
 
         def one(average: Any, w: Any) -> Any:
             return ema_array(average, w, share) if is_weight(w) else w
