@@ -19,6 +19,8 @@ def placed(tree: Any, mesh: jax.sharding.Mesh, last: tuple[str | None, ...]) -> 
         if not hasattr(x, "ndim") or x.ndim == 0 or jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
             return x
         spec = P("model") if x.ndim == 1 else P(*(None,) * (x.ndim - 2), *last)
+        if any(name and size % 8 for size, name in zip(x.shape, spec, strict=True)):
+            spec = P()  # one number for each input of stacked layers
         return jax.device_put(x, NamedSharding(mesh, spec))
 
     return jax.tree.map(one, tree)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import wspace as ws
+from tests.quant.grids import decoded, grid_of
 from tests.stats.grams import activations, gram
 from wspace.quant.clip import Percentile, Search
 from wspace.quant.formats import named
@@ -19,8 +20,11 @@ W = (RNG.standard_t(3, (64, 6)) * 10.0 ** RNG.integers(-3, 3, (1, 6))).astype(np
 GRAM = gram(activations(RNG, 200, 64))
 
 
+AWQ = Search(10, 0.5, of="output")
+
+
 def made(w: np.ndarray, **settings: Any) -> Any:
-    sides = {"gram": {"kernel": GRAM}} if settings.get("scale") == "weighted" else {}
+    sides = {"gram": {"kernel": GRAM}} if settings.get("scale") in ("weighted", AWQ) else {}
     return ws.quant.rtn(**settings)({"kernel": jnp.asarray(w)}, **sides)["kernel"]
 
 
@@ -47,6 +51,22 @@ def test_a_weighted_search_lessens_the_weighted_error_and_only_that() -> None:
     assert np.all(errors(W, weighted, 2, weigh) <= errors(W, plain, 2, weigh) * (1 + 1e-5))
     assert np.all(errors(W, plain, 2) <= errors(W, weighted, 2) * (1 + 1e-5))
     assert np.any(errors(W, weighted, 2, weigh) < errors(W, plain, 2, weigh) * (1 - 1e-3))
+
+
+def test_a_search_by_outputs_takes_the_ratio_that_changes_the_groups_partial_output_least() -> None:
+    """AWQ's clip: max (1 - k / 20), k = 0..9, by the squared error of what the group adds to the output."""
+    got = np.asarray(made(W, bits=3, group=16, scale=AWQ).materialize())
+    for start in range(0, 64, 16):
+        part = slice(start, start + 16)
+        tokens = np.linalg.cholesky(GRAM[part, part]).T  # inputs of this Gram matrix
+        for o in range(6):
+            w = W[part, o].astype(np.float64)
+            tried = []
+            for k in range(10):
+                scale, zero = grid_of(w[:, None] * (1 - k / 20), 3, True)
+                q = decoded(w[:, None], scale, zero, 3)[:, 0]
+                tried.append((np.sum((tokens @ (q - w)) ** 2), k, q))
+            np.testing.assert_allclose(got[part, o], min(tried, key=lambda t: t[:2])[2], rtol=2e-6)
 
 
 @pytest.mark.parametrize(("fraction", "clipped"), [(1.0, 0), (0.95, 3), (0.75, 16)])

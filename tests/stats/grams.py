@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,3 +31,16 @@ def grams(trees: Any, rng: np.random.Generator) -> dict[str, Any]:
 
     kernels = {k: {"kernel": layer["kernel"]} for k, layer in trees[0].items() if isinstance(layer, dict)}
     return {"gram": jax.tree.map(lambda w: jnp.asarray(one(w), jnp.float32), kernels)}
+
+
+def statistics(trees: Any, rng: np.random.Generator, names: Sequence[str]) -> dict[str, Any]:
+    """Of the same inputs, by name: Gram matrices, the mean and the largest |x|."""
+    of = {"gram": gram, "abs_mean": lambda x: np.abs(x).mean(0), "abs_max": lambda x: np.abs(x).max(0)}
+
+    def each(w: Any) -> dict[str, Any]:
+        tokens = [activations(rng, 48, w.shape[-2]) for _ in range(1 if w.ndim == 2 else w.shape[0])]
+        made = {name: np.stack([of[name](x) for x in tokens]) for name in names}
+        return {name: jnp.asarray(x[0] if w.ndim == 2 else x, jnp.float32) for name, x in made.items()}
+
+    found = {k: each(layer["kernel"]) for k, layer in trees[0].items() if isinstance(layer, dict)}
+    return {name: {k: {"kernel": x[name]} for k, x in found.items()} for name in names}

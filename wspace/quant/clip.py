@@ -14,23 +14,25 @@ from jax import lax
 from wspace.core.errors import WspaceError, nearest
 from wspace.core.typing import Array
 from wspace.quant.grid import WITHIN, Block, Grid, Scales, blocks, fit, rounded
+from wspace.stats.groups import grouped, ungrouped
 from wspace.stats.quantile import kth_along
 
 
 @dataclass(frozen=True)
 class Search:
-    """The ratio of the full range with the least error, for each block.
+    """The ratio of the full range with the least error, for each block: of 1 - k (1 - least) / steps, 0 <= k < steps.
 
-        min over t of  sum_ij m_i |Q_t(w_ij) - w_ij|^power,   t = 1 - k (1 - least) / steps,  k = 0 .. steps - 1
+        of = "weight":  sum_ij |e_ij|^power,   e = Q(w) - w
+        of = "input":   sum_ij m_i |e_ij|^power,   m_i the mean square of input i
+        of = "output":  sum_j e_j^T G e_j,   G the Gram matrix of the block's inputs
 
-    weighted: m_i is the mean square of input i, from the Gram matrix; else 1. The default's 80 ratios from 1 down to
-    0.21 are those of GPTQ's code; `Search(10, 0.5)` are AWQ's.
+    The default's 80 ratios from 1 down to 0.21 are those of GPTQ's code; AWQ's are `Search(10, 0.5, of="output")`.
     """
 
     steps: int = 80
     least: float = 0.2
     power: float = 2.0
-    weighted: bool = False
+    of: Literal["weight", "input", "output"] = "weight"
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,13 @@ class Percentile:
     fraction: float = 0.999
 
 
-Scale: TypeAlias = Literal["absmax", "mse", "l2.4", "weighted", "percentile"] | Search | Percentile
+Scale: TypeAlias = Literal["absmax", "mse", "l2.4", "weighted", "output", "percentile"] | Search | Percentile
 BY_NAME: dict[str, Search | Percentile | None] = {
     "absmax": None,
     "mse": Search(),
     "l2.4": Search(power=2.4),
-    "weighted": Search(weighted=True),
+    "weighted": Search(of="input"),
+    "output": Search(10, 0.5, of="output"),
     "percentile": Percentile(),
 }
 
@@ -65,24 +68,37 @@ def choice(scale: Scale) -> Search | Percentile | None:
     return how
 
 
-def is_weighted(scale: Scale) -> bool:
-    """Whether the choice needs the mean squares of the inputs."""
-    how = choice(scale)
-    return isinstance(how, Search) and how.weighted
+def needs_gram(how: Search | Percentile | None) -> bool:
+    """Whether the choice weighs errors by the inputs' statistics."""
+    return isinstance(how, Search) and how.of != "weight"
+
+
+def weighing(gram: Array, block: Block, how: Search | Percentile | None) -> Array | None:
+    """What a search weighs errors by, from gram `[..., in, in]`: its diagonal `[..., in]`; or, for errors of outputs,
+    of each input the entries that it has with its group's, `[..., in, group]`."""
+    if not isinstance(how, Search) or how.of == "weight":
+        return None
+    if how.of == "input":
+        return jnp.diagonal(gram, axis1=-2, axis2=-1)
+    *stack, inputs, _ = gram.shape
+    n = inputs // block.group
+    parts = gram.reshape(*stack, n, block.group, n, block.group)
+    own = jnp.diagonal(parts, axis1=-4, axis2=-2)  # [..., group, group, n]
+    return jnp.moveaxis(own, -1, -3).reshape(*stack, inputs, block.group)
 
 
 def fitted(
-    w: Array, grid: Grid, block: Block, how: Search | Percentile | None = None, moments: Array | None = None
+    w: Array, grid: Grid, block: Block, how: Search | Percentile | None = None, weights: Array | None = None
 ) -> Scales:
     """The scales of w `[..., in, out]` with its blocks' ranges drawn in as `how` says.
 
-    moments: `[..., in]`, what a weighted search weighs the errors of inputs by. A block with a NaN has scale NaN.
+    weights: as `weighing` gives them. A block with a NaN has scale NaN.
     """
     if how is None or w.size == 0:
         return fit(w, grid, block)
     if isinstance(how, Percentile):
         return fit(w, grid, block, _percentile(w, block, how.fraction))
-    return fit(w, grid, block, _searched(w, grid, block, how, moments if how.weighted else None))
+    return fit(w, grid, block, _searched(w, grid, block, how, weights))
 
 
 def _per_block(x: Array, block: Block) -> Array:
@@ -90,10 +106,10 @@ def _per_block(x: Array, block: Block) -> Array:
     return jnp.sum(blocks(x, x.shape[-2] // block.group, x.shape[-1] // block.width), axis=WITHIN)
 
 
-def _searched(w: Array, grid: Grid, block: Block, how: Search, moments: Array | None) -> Array:
+def _searched(w: Array, grid: Grid, block: Block, how: Search, weights: Array | None) -> Array:
     def try_next(k: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
         ratio = 1 - k.astype(w.dtype) * ((1 - how.least) / how.steps)
-        error = _error(w, rounded(w, grid, fit(w, grid, block, ratio)), how.power, moments)
+        error = _error(rounded(w, grid, fit(w, grid, block, ratio)) - w, how, block, weights)
         total = _per_block(error, block)
         if grid.whole:  # the scales hang together: one ratio for all
             total = jnp.zeros_like(total) + jnp.sum(total, axis=(-2, -1), keepdims=True)
@@ -105,10 +121,13 @@ def _searched(w: Array, grid: Grid, block: Block, how: Search, moments: Array | 
     return lax.fori_loop(0, how.steps, try_next, (start, jnp.inf * start))[0]
 
 
-def _error(w: Array, q: Array, power: float, moments: Array | None) -> Array:
-    away = jnp.abs(q - w)
-    error = jnp.square(away) if power == 2 else away**power
-    return error if moments is None else error * moments[..., None]
+def _error(e: Array, how: Search, block: Block, weights: Array | None) -> Array:
+    """What each weight adds to the error of its block."""
+    if how.of == "output" and weights is not None:
+        gram = grouped(weights, block.group)
+        return e * ungrouped(jnp.matmul(gram, grouped(e, block.group), precision=lax.Precision.HIGHEST))
+    error = jnp.square(e) if how.power == 2 else jnp.abs(e) ** how.power
+    return error if weights is None else error * weights[..., None]
 
 
 def _percentile(w: Array, block: Block, fraction: float) -> Array:

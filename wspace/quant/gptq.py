@@ -16,7 +16,7 @@ from jax import lax
 from wspace.core.errors import WspaceError
 from wspace.core.transform import Context, Transform, leafwise, over_stack
 from wspace.core.typing import Array
-from wspace.quant.clip import Percentile, Scale, Search, choice, fitted
+from wspace.quant.clip import Percentile, Scale, Search, choice, fitted, weighing
 from wspace.quant.formats import Format, choose
 from wspace.quant.grid import Block, Grid, Group, Scales, block_of, decode, encode, fit
 from wspace.quant.qtensor import QTensor, qtensor
@@ -32,9 +32,14 @@ class Form(NamedTuple):
     block: Block
     how: Search | Percentile | None = None
 
-    def fit(self, w: Array, moments: Array) -> Scales:
-        """The scales of w `[in, out]`; moments: the mean squares of its inputs."""
-        return fitted(w, *self, moments)
+    def fit(self, w: Array, weights: Array | None) -> Scales:
+        """The scales of w `[in, out]`; weights as of `within`."""
+        return fitted(w, *self, weights)
+
+
+def within(gram: Array, form: Form) -> Array | None:
+    """What the choice of scales weighs errors by, from the Gram matrix."""
+    return weighing(gram, form.block, form.how)
 
 
 @partial(jax.jit, static_argnames=("grid", "block", "act_order", "carry", "how"))
@@ -52,15 +57,31 @@ def gptq_array(
 
     A gram that is not positive definite once damped gives scales of NaN.
     """
-    form = Form(grid, block, how)
     if w.size == 0:
         empty = fit(w, grid, block)
         return encode(w, grid, empty), empty
     w, gram = damped(w, gram, damp)
-    if act_order or grid.whole:
-        order = jnp.argsort(-jnp.diagonal(gram)) if act_order else jnp.arange(len(gram))
-        return _in_order(w, gram, order, form, carry)
-    return _by_groups(*factored(w, gram), jnp.diagonal(gram), form, carry)
+    order = jnp.argsort(-jnp.diagonal(gram)) if act_order else None
+    codes, _, scales = walk(w, gram, Form(grid, block, how), carry, order)
+    return codes, scales
+
+
+def walk(
+    w: Array, gram: Array, form: Form, carry: int, order: Array | None = None, kept: Array | None = None
+) -> tuple[Array, Array, Scales]:
+    """Codes, the weights that came of them, and scales, of w and gram as `damped` gives them.
+
+    order: of the inputs; scales then are those of the weights as they came. kept: bool `[in, out]` or `[in, 1]`, what
+    is not rounded, and does not count for scales: these weights are as the errors of others left them, their codes
+    those of 0.
+    """
+    if order is None and form.grid.whole:
+        order = jnp.arange(len(gram))
+    w, factor = factored(w, gram) if order is None else factored(rows_at(w, order), gram[order][:, order])
+    weights = within(gram, form)
+    if order is None:
+        return _by_groups(w, factor, weights, kept, form, carry)
+    return _in_order(w, factor, weights, order, kept, form, carry)
 
 
 def damped(w: Array, gram: Array, damp: Array | float) -> tuple[Array, Array]:
@@ -85,42 +106,57 @@ def inverse_factor(gram: Array) -> Array:
     return inverse[::-1, ::-1]
 
 
-def _by_groups(w: Array, factor: Array, moments: Array, form: Form, carry: int) -> tuple[Array, Scales]:
+def _by_groups(
+    w: Array, factor: Array, weights: Array | None, kept: Array | None, form: Form, carry: int
+) -> tuple[Array, Array, Scales]:
     """Group after group, whose scales are fitted when their first input is reached."""
     group = form.block.group
     sizes = nested(len(w), group, carry)
 
-    def solve_group(w: Array, corner: Array, moments: Array) -> tuple[Any, ...]:
-        scales = form.fit(w, moments)
-        _, (errors, codes) = sweep(w, corner, (), tuple(n for n in sizes if n < group), _nearest(form.grid, scales))
-        return errors, codes, scales
+    def solve_group(w: Array, corner: Array, rows: Any) -> tuple[Any, ...]:
+        weights, kept = rows
+        scales = form.fit(free(w, kept), weights)
+        inner = tuple(n for n in sizes if n < group)
+        _, (errors, codes, made) = sweep(w, corner, kept, inner, _nearest(form.grid, scales))
+        return errors, codes, made, scales
 
-    _, (_, codes, scales) = sweep(w, factor, moments, tuple(n for n in sizes if n >= group), solve_group)
-    return codes, scales
+    outer = tuple(n for n in sizes if n >= group)
+    _, (_, codes, made, scales) = sweep(w, factor, (weights, kept), outer, solve_group)
+    return codes, made, scales
+
+
+def free(w: Array, kept: Array | None) -> Array:
+    """w with zeros for what is kept."""
+    return w if kept is None else jnp.where(kept, 0, w)
 
 
 def _nearest(grid: Grid, scales: Scales) -> Any:
     """Solve inputs by rounding them, on scales that they share."""
 
-    def solve(w: Array, corner: Array, rows: Any) -> tuple[Array, Array]:
-        codes = encode(w, grid, scales)
-        return (w - decode(codes, grid, scales)) / corner, codes
+    def solve(w: Array, corner: Array, kept: Array | None) -> tuple[Array, Array, Array]:
+        codes = encode(free(w, kept), grid, scales)
+        near = decode(codes, grid, scales)
+        made = near if kept is None else jnp.where(kept, w, near)
+        return (w - made) / corner, codes, made
 
     return solve
 
 
-def _in_order(w: Array, gram: Array, order: Array, form: Form, carry: int) -> tuple[Array, Scales]:
-    """Inputs in any order, on the scales of the weights as they came."""
-    w, factor = factored(rows_at(w, order), gram[order][:, order])
+def _in_order(
+    w: Array, factor: Array, weights: Array | None, order: Array, kept: Array | None, form: Form, carry: int
+) -> tuple[Array, Array, Scales]:
+    """Inputs in any order, on the scales of the weights as they came; w and factor are in that order."""
     back = jnp.argsort(order)
-    scales = form.fit(rows_at(w, back), jnp.diagonal(gram))
+    scales = form.fit(free(rows_at(w, back), kept), weights)
     shared, own = by_input(scales, order // form.block.group)
 
-    def solve(w: Array, corner: Array, own: Scales) -> tuple[Any, ...]:
-        return _nearest(form.grid, {**shared, **own})(w, corner, ())
+    def solve(w: Array, corner: Array, rows: Any) -> tuple[Any, ...]:
+        own, kept = rows
+        return _nearest(form.grid, {**shared, **own})(w, corner, kept)
 
-    _, (_, codes) = sweep(w, factor, own, nested(len(w), len(w), carry), solve)
-    return rows_at(codes, back), scales
+    rows = (own, None if kept is None else rows_at(kept, order))
+    _, (_, codes, made) = sweep(w, factor, rows, nested(len(w), len(w), carry), solve)
+    return rows_at(codes, back), rows_at(made, back), scales
 
 
 def by_input(scales: Scales, group: Array) -> tuple[Scales, Scales]:

@@ -50,15 +50,31 @@ def second_moments(ctx: Context, w: Array) -> Array:
         gram = gram_of(ctx, w)
         row, column = (lax.broadcasted_iota(jnp.int32, gram.shape, gram.ndim - k) for k in (2, 1))
         moments = jnp.sum(jnp.where(row == column, gram, 0), axis=-1)
+    return _beside(moments, w)
+
+
+def per_input(ctx: Context, name: str, w: Array) -> Array:
+    """The leaf's entry of a side tree with one number an input (abs_mean, abs_max, mean), `[*stack, in]`, in the dtype
+    and beside the inputs of its matrix w `[*stack, in, out]`.
+
+    Raises:
+      SideTreeError: there is none, or its shape is another.
+    """
+    numbers = dense(ctx.side(name))
+    _check(ctx, numbers.shape, w.shape[:-1], name)
+    return _beside(numbers.astype(w.dtype), w)
+
+
+def _beside(numbers: Array, w: Array) -> Array:
     sharding = explicit(w)
     if sharding is None:
-        return moments
-    return jax.sharding.reshard(moments, NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-1])))
+        return numbers
+    return jax.sharding.reshard(numbers, NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: w.ndim - 1])))
 
 
 def _check(ctx: Context, shape: tuple[int, ...], wanted: tuple[int, ...], name: str = "gram") -> None:
     if shape != wanted:
         raise SideTreeError(
             f"side tree {name!r} has {shape} for {ctx.spec.path} {ctx.spec.shape}, whose inputs ask for {wanted}; "
-            "make it with calibrate(), or as the mean of x x^T"
+            f"make it with calibrate(){', or as the mean of x x^T' if name == 'gram' else ''}"
         )
