@@ -18,7 +18,7 @@ from wspace.quant.levels import Levels
 
 RNG = np.random.default_rng(0)
 W = (RNG.standard_normal((64, 6)) * 10.0 ** RNG.integers(-3, 3, (1, 6))).astype(np.float32)
-LEVELED = [n for n in NAMES if isinstance(named(n), Levels)]
+LEVELED = [n for n in NAMES if isinstance(named(n), Levels) and "positive" not in n]
 DTYPES = {
     "fp4": "float4_e2m1fn",
     "fp6_e2m3": "float6_e2m3fn",
@@ -108,6 +108,9 @@ def test_a_file_gives_the_node_back_and_size_is_counted_in_bits(name: str) -> No
     back = from_parts(parts, facts)
     np.testing.assert_array_equal(np.asarray(back.materialize()), np.asarray(q.materialize()))
     assert back.format == name and back.codes.dtype == q.codes.dtype
+    if name == "kmeans3":
+        assert q.stored_bits() == W.size * 3 + 4 * 6 * 8 * 32
+        return
     scale_bits = {"mx": 8, "nv": 8}.get(name[:2], 32)
     zero = q.grid.bits if "asymmetric" in name else 0
     over = 32 if name[:2] == "nv" else 0
@@ -146,3 +149,35 @@ def test_zeros_and_huge_weights_stay_finite(name: str) -> None:
     w[:, 1], w[:, 2] = 1e38 * np.sign(RNG.standard_normal(16)), 1e-39
     made = np.asarray(quantized(w, name, group=16).materialize())
     assert np.isfinite(made).all() and np.all(np.abs(made[:, 0]) < 1e-30)
+
+
+@pytest.mark.parametrize(("name", "step"), [("logsqrt2_4_positive", 0.5), ("log2_4_positive", 1.0)])
+def test_probabilities_on_powers_of_two(name: str, step: float) -> None:
+    """RepQ-ViT: q = round(-2 log2(a)), a^ = 2^(-q / 2): off by at most 2^(1/4) - 1, where log2 is off by sqrt 2 - 1."""
+    a = np.exp2(-RNG.uniform(0, 14.4 * step, (4096, 1))).astype(np.float32)
+    a[0] = 1.0
+    made = np.asarray(quantized(a, name).materialize(), np.float64)
+    np.testing.assert_allclose(made, np.exp2(-step * np.round(-np.log2(a.astype(np.float64)) / step)), rtol=1e-6)
+    error = np.max(np.abs(made / a - 1))
+    assert 0.95 * (2 ** (step / 2) - 1) < error <= (2 ** (step / 2) - 1) * (1 + 1e-5)
+    assert np.all(np.asarray(quantized(np.array([[1.0], [1e-6], [0.0]]), name).materialize())[1:] == 0)
+
+
+def test_k_means_is_lloyds_and_exact_for_few_values() -> None:
+    few = np.array([[-3.0], [1.2], [-0.9], [1.2], [-3.0], [4.0]], np.float32)
+    np.testing.assert_allclose(quantized(few, "kmeans2").materialize(), few, rtol=1e-6)
+    for column, table, made in zip(W.T, *(np.asarray(x).T for x in _codebook(W)), strict=True):
+        centers = table.T.ravel()
+        nearest = np.abs(column[:, None] - centers).argmin(1)
+        np.testing.assert_allclose(made, centers[nearest], rtol=1e-6)
+        means = [column[nearest == k].mean() if np.any(nearest == k) else c for k, c in enumerate(centers)]
+        moved = np.sum((column - np.array(means)[nearest]) ** 2)
+        # nearly a fixed point of Lloyd's step
+        assert moved * (1 - 1e-6) <= np.sum((column - made) ** 2) <= 1.05 * moved
+        uniform = np.asarray(quantized(column[:, None], "int3").materialize())[:, 0]
+        assert np.sum((column - made) ** 2) < np.sum((column - uniform) ** 2)
+
+
+def _codebook(w: np.ndarray) -> tuple[Any, Any]:
+    q = quantized(w, "kmeans3")
+    return np.moveaxis(np.asarray(q.scales["table"])[0], 0, -1)[None].T[..., 0].T, q.materialize()

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from wspace.core.errors import WspaceError, nearest
+from wspace.quant.codebook import Codebook
 from wspace.quant.grid import Grid
 from wspace.quant.integer import Integer
 from wspace.quant.levels import Cast, Levels, Snap
@@ -19,6 +20,7 @@ Format: TypeAlias = Grid | str | None
 NAMES = (
     "int4", "int4_asymmetric", "fp4", "fp6_e2m3", "fp6_e3m2", "fp8_e4m3", "fp8_e5m2", "nf4", "mxfp4", "mxfp6_e2m3",
     "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "nvfp4", "binary", "ternary", "statsq2", "balanced2", "log2_4",
+    "logsqrt2_4", "logsqrt2_4_positive", "log2_4_positive", "kmeans3",
 )  # fmt: skip
 CASTS = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
 SNAPS: dict[str, Snap] = {"": "", "mx": "mx", "nv": "nv", "up": "up"}
@@ -45,7 +47,9 @@ def named(name: str) -> Grid:
     quantiles of a normal distribution (QLoRA). With `mx` before it: scales are powers of two as in the OCP formats
     (groups of 32); with `up`: the next power of two above; with `nv`: E4M3 scales under one of the matrix (groups of
     16). binary, ternary; statsq2: half steps without a zero, scaled by the mean (OFQ); balanced2: 2^b + 1 codes
-    (BitsFusion); log2_4: signed powers of two, nearest in the logarithm. `levels:-1,0,1`: a list of numbers.
+    (BitsFusion); log2_4, logsqrt2_4: signed powers of two, or of its root, nearest in the logarithm; with `_positive`
+    those below 1 and zero, for probabilities (RepQuant). kmeans4: 2^b values of each block's own. `levels:-1,0,1`: a
+    list of numbers.
 
     >>> named("fp4").levels[-3:], named("int4").bits, named("mxfp4").snap
     ((3.0, 4.0, 6.0), 4, 'mx')
@@ -66,8 +70,10 @@ def named(name: str) -> Grid:
     if found := re.fullmatch(r"statsq([1-8])", name):
         n = 2 ** (int(found[1]) - 1)
         return Levels(name, int(found[1]), levels=tuple((k + 0.5) / n for k in range(-n, n)), mean=2.0)
-    if found := re.fullmatch(r"log2_([2-8])", name):
-        return _logarithmic(name, int(found[1]))
+    if found := re.fullmatch(r"log(2|sqrt2)_([2-8])(_positive)?", name):
+        return _logarithmic(name, int(found[2]), 1.0 if found[1] == "2" else 0.5, bool(found[3]))
+    if found := re.fullmatch(r"kmeans([1-8])", name):
+        return Codebook(name, int(found[1]))
     raise WspaceError(f"there is no grid {name!r}.{nearest(name, NAMES)}")
 
 
@@ -116,8 +122,11 @@ def normal_levels() -> tuple[float, ...]:
     return tuple(float(np.float32(x / above[0])) for x in sorted([*below, 0.0, *above]))
 
 
-def _logarithmic(name: str, bits: int) -> Levels:
-    sizes = [2.0**-k for k in range(2 ** (bits - 1))]
-    levels = (*(-x for x in sizes), *reversed(sizes))
-    between = [x * 2**-0.5 for x in sizes[:-1]]
-    return Levels(name, bits, levels=levels, borders=(*(-x for x in between), 0.0, *reversed(between)))
+def _logarithmic(name: str, bits: int, step: float, positive: bool) -> Levels:
+    """Levels 2^(-k step), k = 0, 1, ..., with borders halfway in k."""
+    sizes = [2.0 ** (-k * step) for k in range(2**bits - 1 if positive else 2 ** (bits - 1))]
+    between = [x * 2 ** (-step / 2) for x in sizes]
+    if positive:
+        return Levels(name, bits, levels=(0.0, *reversed(sizes)), borders=tuple(reversed(between)))
+    levels, inner = (*(-x for x in sizes), *reversed(sizes)), between[:-1]
+    return Levels(name, bits, levels=levels, borders=(*(-x for x in inner), 0.0, *reversed(inner)))

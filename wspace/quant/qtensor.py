@@ -52,7 +52,8 @@ class QTensor(Implicit):
     @property
     def group(self) -> int:
         """How many inputs share a scale."""
-        return max(self.codes.shape[-2] // max(self.scale.shape[-2], 1), 1)
+        rows = max(s.shape[self.codes.ndim - 2] for s in self.scales.values())
+        return max(self.codes.shape[-2] // max(rows, 1), 1)
 
     def materialize(self) -> Array:
         return narrow(self.view.from_matrix(decode(self.codes, self.grid, self.scales)), self.weight_dtype)

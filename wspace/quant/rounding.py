@@ -123,7 +123,7 @@ def rounded_codes(w: Array, grid: Grid, scales: Scales) -> tuple[Array, Scales]:
 
 
 def harden(tree: Tree) -> Tree:
-    """Every Rounding node as the QTensor that it comes to; other leaves stay.
+    """Every node that is on its way to codes (Rounding, FakeQuant) as the QTensor that it comes to; other leaves stay.
 
     Example:
       >>> import wspace as ws
@@ -132,4 +132,4 @@ def harden(tree: Tree) -> Tree:
       Array([1, 0], dtype=int8)
     """
     params = as_params(tree)
-    return params.rebuild({p: x.harden() if isinstance(x, Rounding) else x for p, x in params.leaves.items()})
+    return params.rebuild({p: x.harden() if hasattr(x, "harden") else x for p, x in params.leaves.items()})
