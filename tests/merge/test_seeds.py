@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.average import trained
 from tests.merge.seed_rows import positive
 from tests.rows import close, like, tree, weights
 from wspace import on
 from wspace.average import uniform_soup
 from wspace.core.errors import ShapeError
+from wspace.data import digits
 from wspace.merge import delta_weighted, patch, robust_weight_signature, task_arithmetic, uncertainty
 
 RNG = np.random.default_rng(0)
@@ -58,6 +60,27 @@ def test_a_patch_comes_off_again_and_patches_commute() -> None:
     np.testing.assert_array_equal(shallow["layers"]["kernel"], A["layers"]["kernel"])
     with pytest.raises(ShapeError, match="no signature"):
         patch()(A)
+
+
+def test_a_signature_makes_another_model_robust() -> None:
+    """The paper's claim, on digits: noise in training leaves a signature, which a model that saw none can put on.
+
+    Measured over 8 seeds, accuracy on noisy scans: 0.54 to 0.59 before and 0.63 to 0.66 after, 0.69 to 0.74 for the
+    robust model itself; on clean ones 0.97 before and 0.95 to 0.97 after.
+    """
+    images, labels = digits.load("train")
+    test, truth = digits.load("test")
+    rng = np.random.default_rng(1)
+    noisy, noisy_test = (
+        x + 0.5 * rng.standard_normal(x.shape, np.float32) for x in (np.tile(images, (8, 1)), np.tile(test, (4, 1)))
+    )
+    start = trained.base()
+    robust, clean = trained.fit(start, noisy, np.tile(labels, 8), 20), trained.fit(start, images, labels, 21)
+    other = trained.fit(start, images[::2], labels[::2], 22)
+    patched = patch((1.0,))(other, robust_weight_signature()(robust, clean, base=start))
+    before, after = (trained.accuracy(p, noisy_test, np.tile(truth, 4)) for p in (other, patched))
+    assert after > before + 0.03
+    assert trained.accuracy(patched) > 0.9
 
 
 @pytest.mark.parametrize("scope", ["leaf", "entry"])
