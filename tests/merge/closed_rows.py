@@ -226,6 +226,20 @@ def ortho_merge(leaves: Arrays, sides: Any, key: Any, lam: float) -> np.ndarray:
     return mean_rotation(rotations, lambda r: base @ r, leaves, lam)
 
 
+def rotate(leaves: Arrays, sides: Any, key: Any, alpha: float) -> np.ndarray:
+    a, b = leaves
+    if a.ndim == 1:
+        return a + alpha * (b - a)
+    if a.ndim == 3:
+        return np.stack([rotate([x, y], sides, key, alpha) for x, y in zip(a, b, strict=True)])
+    a, b = a.T, b.T  # neurons in rows
+    center = b.mean(axis=0)
+    u, s, v = np.linalg.svd((a - a.mean(axis=0)).T @ (b - center))
+    rank = int(np.sum(s > 1e-9 * s[0]))
+    turn = u[:, :rank] @ v[:rank]
+    return ((a - a.mean(axis=0)) @ turn * (1 - alpha) + alpha * (b - center) + center).T
+
+
 def mean_rotation(rotations: Arrays, turn: Any, leaves: Arrays, lam: float) -> np.ndarray:
     one = np.eye(len(rotations[0]))
     skews = [(r - one) @ np.linalg.inv(r + one) for r in rotations]
@@ -354,5 +368,14 @@ ROWS = [
         families=("symmetric",),
         gathers=True,
         equal={"lam": 0.5},
+    ),
+    row(
+        "rotate",
+        rotate,
+        trees=2,
+        settings={"alpha": 0.3},
+        numeric={"alpha": 0.6},
+        gathers=True,
+        equal={},
     ),
 ]

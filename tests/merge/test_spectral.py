@@ -148,6 +148,22 @@ def test_ortho_merge_takes_the_mean_of_turns_around_one_axis() -> None:
         merge.ortho_merge(multi=merge.drop(0.5))
 
 
+def test_rotate_finds_a_turn_and_comes_nearer_than_the_mean() -> None:
+    a = RNG.standard_normal((5, 8))
+    b = expm(0.3 * (DELTAS[0][:5, :5] - DELTAS[0][:5, :5].T)) @ (a - a.mean(axis=1, keepdims=True)) + 2.0
+
+    def turned(alpha: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.asarray(merge.rotate(alpha)({"kernel": f32(x)}, {"kernel": f32(y)})["kernel"])
+
+    np.testing.assert_allclose(turned(0.0, a, b), b, atol=1e-5)  # b is a turn of a, moved
+    other = RNG.standard_normal((5, 8))
+    got = turned(0.0, a, other)
+    values = [np.linalg.svd(x - x.mean(axis=1, keepdims=True))[1] for x in (got, a)]
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-5)
+    nearer = [np.linalg.norm(turned(t, a, other) - other) for t in (0.0, 0.5, 1.0)]
+    assert np.linalg.norm(a - other) > nearer[0] > nearer[1] > 1e-6 > nearer[2]
+
+
 def test_the_polar_factor_has_the_directions_that_are_there() -> None:
     m = f32(RNG.standard_normal((6, 4)))
     np.testing.assert_allclose(polar(m).T @ polar(m), np.eye(4), atol=1e-5)

@@ -31,6 +31,7 @@ from wspace.merge.ram import ram as ram
 from wspace.merge.ramplus_tl import ramplus_tl as ramplus_tl
 from wspace.merge.regmean import regmean as regmean
 from wspace.merge.regmean_plusplus import regmean_plusplus as regmean_plusplus
+from wspace.merge.rotate import rotate as rotate
 from wspace.merge.sce import sce as sce
 from wspace.merge.signature import patch as patch
 from wspace.merge.signature import robust_weight_signature as robust_weight_signature

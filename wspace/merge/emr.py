@@ -65,7 +65,7 @@ def emr() -> Transform:
 class Modulated(Implicit):
     """base + scale mask unified: a task's weights. Tasks share the arrays base and unified.
 
-    base, unified: one shape. mask: bool of that shape. scale: float32 scalar.
+    base, unified: one shape. mask: bool of that shape. scale: float32 (float64) scalar.
     """
 
     base: Array
@@ -146,7 +146,8 @@ def _same_sign(delta: Array, unified: Array) -> Array:
 @jax.jit
 def _sizes(delta: Array, unified: Array, mask: Array) -> _Sizes:
     own, masked = jnp.sum(jnp.abs(delta)), jnp.sum(jnp.where(mask, jnp.abs(unified), 0))
-    return _Sizes(own.astype(jnp.float32), masked.astype(jnp.float32))
+    wide = jnp.result_type(float)  # float64 in 64-bit mode, which a float64 leaf turns on
+    return _Sizes(own.astype(wide), masked.astype(wide))
 
 
 def _ratio(s: _Sizes) -> Array:

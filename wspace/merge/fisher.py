@@ -62,12 +62,12 @@ def fisher(
         shares = per_model(weights, len(leaves))
         if normalize:
             norms = ctx.summaries[0].astype(shares.dtype)
-            shares = shares / jnp.where(norms > 0, norms, 1)
+            shares = shares.astype(norms.dtype) / jnp.where(norms > 0, norms, 1)
         fishers = [jnp.asarray(f).astype(leaves[0].dtype) for f in ctx.each("fisher")]
         return fisher_array(leaves, fishers, shares, floor)
 
     def squares(leaves: tuple[Array, ...], ctx: Context) -> Array:
-        return jnp.stack([jnp.sum(jnp.square(working(f))).astype(jnp.float32) for f in ctx.each("fisher")])
+        return jnp.stack([jnp.sum(jnp.square(working(f))).astype(jnp.result_type(float)) for f in ctx.each("fisher")])
 
     folds = (Fold(squares, jnp.add, jnp.sqrt),) if normalize else ()
     return leafwise("fisher", apply, arity=None, folds=folds, needs=frozenset({"fisher"}))

@@ -103,7 +103,7 @@ def geometric_median(
         return _mix(leaves, weiszfeld_array(squares, per_model(weights, len(leaves)), max_iter))
 
     def lift(leaves: tuple[Array, ...], ctx: Context) -> Array:
-        return squared_distances_array([working(x) for x in leaves])
+        return squared_distances_array([working(x) for x in leaves]).astype(jnp.result_type(float))
 
     folds = (Fold(lift, jnp.add),) if scope == "tree" else ()
     return leafwise("geometric_median", apply, arity=None, folds=folds)
