@@ -324,8 +324,8 @@ BAD = [
     # known to mergekit, not supported
     ("merge_method: linear\nmodules: {vision: {}}\n", "r.yml:2: modules: not supported"),
     (
-        "merge_method: linear\ntokenizer: {tokens: {a: {source: b}}}\n" + TWO + WEIGHED,
-        "r.yml:2: tokenizer.tokens: not supported",
+        "merge_method: linear\ntokenizer: {tokens: {a: {source: c}}}\n" + TWO + WEIGHED,
+        "r.yml:2: token 'a' comes from c, which is not merged here",
     ),
     ("merge_method: linear\ntokenizer: {source: base}\ntokenizer_source: base\n" + TWO + WEIGHED, "give either"),
     ("merge_method: linear\nmodels: [{model: a+b+c}]\n" + WEIGHED, "models[0].model: takes one adapter on one model"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -41,3 +42,35 @@ def test_ties_of_three_noisy_copies(tmp_path: Path) -> None:
     cosine = np.sum(old * new, axis=1)
     assert (cosine > 0.9).all() and (cosine < 0.9999).all(), cosine  # 5 % noise: changed, and still the model
     assert new[0] @ new[2] > new[0] @ new[1]  # the cat is nearer to the kitten than to the market
+
+
+@pytest.mark.slow
+def test_minilm_with_two_tokens_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy learned two tokens; united, the model encodes what it did, and the new rows are the copy's."""
+    try:
+        source = minilm.folder()
+    except MissingExtra as missing:
+        pytest.skip(str(missing))
+    monkeypatch.chdir(tmp_path)
+    base = dict(ws.io.open_checkpoint(source))
+    words, new = "embeddings.word_embeddings.weight", np.float32([[0.5] * 384, [-0.25] * 384])
+    ws.io.write_tree("more", base | {words: np.concatenate([base[words], new])})
+    for file in ("config.json", "tokenizer.json"):
+        table = json.loads((source / file).read_text())
+        if file == "config.json":
+            table["vocab_size"] += 2
+        else:
+            table["added_tokens"] += [{"id": 30522 + i, "content": f"[NEW{i}]", "special": True} for i in range(2)]
+        Path("more", file).write_text(json.dumps(table))
+    text = f"base_model: {source}\nmodels: [{{model: more}}, {{model: {source}}}]\nparameters: {{weight: 0.5}}\n"
+    Path("r.yml").write_text(f"merge_method: linear\n{text}tokenizer_source: union\n")
+    assert main(["run", "r.yml", "out", "--quiet"]) == 0
+    out = ws.io.open_checkpoint("out")
+    assert (
+        out.specs[words].shape == (30524, 384)
+        and json.loads(Path("out/config.json").read_text())["vocab_size"] == 30524
+    )
+    np.testing.assert_allclose(out[words][30522:], new, rtol=1e-6)
+    batch = minilm.tokenize(TEXTS, minilm.vocabulary(source))
+    old, made = (np.asarray(minilm.encode(dict(p), *batch)) for p in (base, out))
+    np.testing.assert_allclose(made, old, atol=1e-5)

@@ -10,6 +10,7 @@ from wspace.app.mergekit_build import merge_transform, placed_transform
 from wspace.app.mergekit_recipe import MergeRecipe
 from wspace.app.recipe import Recipe, Step
 from wspace.app.restack import restacked
+from wspace.app.vocabulary import with_vocabulary
 from wspace.app.weights import Weights
 from wspace.core.compose import chain, on
 from wspace.core.errors import RecipeError, printable
@@ -57,6 +58,7 @@ def merge_work(
     Raises:
       RecipeError: what only the tensors show, with the line.
     """
+    sources = with_vocabulary(merge, sources)
     if merge.slices:
         made, models, base, places = restacked(merge, sources)
         transform, sources = placed_transform(merge, places, len(models)), {**sources, **made}

@@ -10,9 +10,10 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from wspace.app.mergekit_checks import check_models, check_parameters
+from wspace.app.mergekit_checks import check_models, check_parameters, check_vocabulary
 from wspace.app.mergekit_methods import METHODS, Method
 from wspace.app.mergekit_recipe import Input, MergeRecipe, Slice
+from wspace.app.mergekit_tokens import read_vocabulary
 from wspace.app.node import Node, Range
 from wspace.app.output import DTYPES
 from wspace.app.settings import Parameter, Setting, read_setting
@@ -28,10 +29,6 @@ _REFUSED_SLICE = {"residual_weight": "not supported (mergekit reads it and does 
 _REFUSED_MODEL = {
     "revision": "not supported: wspace reads local folders, which have no revisions",
     "override_architecture": "not supported: wspace knows no architectures",
-}
-_REFUSED_TOKENIZER = {
-    "tokens": "not supported: wspace changes no vocabulary; the models must share one tokenizer",
-    "pad_to_multiple_of": "not supported: wspace changes no vocabulary",
 }
 
 
@@ -109,7 +106,7 @@ class _Document:
             parameters=_parameters(found.get("parameters"), {**method.each, **method.whole}, name),
             dtype=_dtype(found.get("dtype")),
             out_dtype=_dtype(found.get("out_dtype")),
-            tokenizer=self.tokenizer(found),
+            tokenizer=read_vocabulary(found, self.model),
             chat_template=_chat_template(found.get("chat_template")),
             name=found["name"].text() if "name" in found else None,
             referenced=self.named,
@@ -118,6 +115,7 @@ class _Document:
         for group in recipe.groups:
             check_models(recipe, group)
             check_parameters(recipe, group)
+        check_vocabulary(recipe)
         return recipe
 
     def slice(self, node: Node, method: Method, base: str | None) -> Slice:
@@ -169,18 +167,6 @@ class _Document:
         name = f"{model}+{os.path.normpath(adapters[0])}"
         self.named.setdefault(name, node.place)
         return name
-
-    def tokenizer(self, found: Mapping[str, Node]) -> str | None:
-        if "tokenizer" in found and "tokenizer_source" in found:
-            raise found["tokenizer"].error("give either 'tokenizer' or 'tokenizer_source'")
-        source = found.get("tokenizer_source")
-        if "tokenizer" in found:
-            source = found["tokenizer"].fields({"source"}, _REFUSED_TOKENIZER).get("source")
-            if source is None:
-                return "union"
-        if source is None:
-            return None
-        return str(source.value) if source.value in ("base", "union") else self.model(source)
 
 
 def _folder(node: Node) -> str:

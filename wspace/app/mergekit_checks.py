@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from wspace.app.mergekit_methods import METHODS
 from wspace.app.mergekit_recipe import MergeRecipe, Slice
 from wspace.app.settings import Setting
-from wspace.core.errors import RecipeError, listed, printable
+from wspace.core.errors import RecipeError, listed, nearest, printable
 
 _ENDS = (0, 1)
 
@@ -52,6 +52,19 @@ def check_models(recipe: MergeRecipe, group: Slice) -> None:
             raise _error(
                 source.place, f"{source.model} is the base, its parameters have no effect under {name}: {advice}"
             )
+
+
+def check_vocabulary(recipe: MergeRecipe) -> None:
+    """Rules for tokens name models of the document.
+
+    Raises:
+      RecipeError: one that is not merged here.
+    """
+    models = {source.model for group in recipe.groups for source in group.sources} | {recipe.base}
+    for token, rule in recipe.tokenizer.tokens.items() if recipe.tokenizer else ():
+        if rule.model is not None and rule.model not in models:
+            known = nearest(rule.model, filter(None, models))
+            raise _error(rule.place, f"token {token!r} comes from {rule.model}, which is not merged here.{known}")
 
 
 def check_parameters(recipe: MergeRecipe, group: Slice) -> None:

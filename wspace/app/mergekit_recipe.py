@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wspace.app.mergekit_methods import METHODS
+from wspace.app.mergekit_tokens import Vocabulary
 from wspace.app.settings import Number, Setting, evaluate
 from wspace.core.errors import RecipeError, printable
 
@@ -52,7 +53,7 @@ class MergeRecipe:
       parameters: for the whole merge.
       dtype: what to compute in and, without `out_dtype`, to write; None keeps each leaf's own.
       out_dtype: what to write.
-      tokenizer: "base", "union" or a model's name; None takes the base's or the first model's.
+      tokenizer: the vocabulary of the result; None keeps rows as they are, and the base's or first model's tokenizer.
       chat_template: "auto", a Jinja text, or None.
       name: how later stages call this result; None for the last.
       referenced: every model that is named, with the place where it first was.
@@ -66,7 +67,7 @@ class MergeRecipe:
     parameters: Mapping[str, Setting]
     dtype: str | None
     out_dtype: str | None
-    tokenizer: str | None
+    tokenizer: Vocabulary | None
     chat_template: str | None
     name: str | None
     referenced: Mapping[str, str]
