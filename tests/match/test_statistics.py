@@ -35,18 +35,18 @@ def test_permuted_units_are_found(kind: str) -> None:
     y[:, p] = X  # y's unit p[i] is x's unit i
     found = ws.match.cross_of(jnp.asarray(X), jnp.asarray(y))
     similarity = found["cross"] if kind == "gram" else ws.match.correlation(**found)
-    np.testing.assert_array_equal(ws.match.activations(AXES, {"h": similarity})["h"], p)
+    np.testing.assert_array_equal(ws.match.pair_units(AXES, {"h": similarity})["h"], p)
 
 
-def test_activations_says_what_is_wrong() -> None:
+def test_pair_units_says_what_is_wrong() -> None:
     with pytest.raises(SideTreeError, match="has g"):
-        ws.match.activations(AXES, {"g": jnp.eye(6)})
+        ws.match.pair_units(AXES, {"g": jnp.eye(6)})
     with pytest.raises(SideTreeError, match="empty"):
-        ws.match.activations(AXES, {})
+        ws.match.pair_units(AXES, {})
     with pytest.raises(ShapeError, match=r"\(5, 5\), wanted \(6, 6\)"):
-        ws.match.activations(AXES, {"h": jnp.eye(5)})
+        ws.match.pair_units(AXES, {"h": jnp.eye(5)})
     with pytest.raises(NonFinite, match="'h'"):
-        ws.match.activations(AXES, {"h": jnp.full((6, 6), jnp.nan)})
+        ws.match.pair_units(AXES, {"h": jnp.full((6, 6), jnp.nan)})
 
 
 def moments(x: np.ndarray) -> Moments:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import flax.linen as nn
+import haiku as hk
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -218,6 +219,27 @@ def eqx_conv() -> Made:
     return lambda p, x: jax.vmap(p)(jnp.moveaxis(x, -1, 1)), normal(model), (images(6, 6, 2),)
 
 
+def haiku_model(net: Callable[[Any], Any], *inputs: Any) -> Made:
+    """A function of haiku modules, without its random key."""
+    model = hk.without_apply_rng(hk.transform(net))
+    return model.apply, normal(jax.eval_shape(model.init, jax.random.key(0), *inputs)), inputs
+
+
+def haiku_conv(x: Any) -> Any:
+    x = jax.nn.relu(hk.GroupNorm(2)(hk.Conv2D(4, 3)(x)))
+    x = hk.Conv2D(6, 3, stride=2)(x)
+    return hk.Linear(3)(hk.Flatten()(jax.nn.gelu(x)))
+
+
+def haiku_transformer(x: Any) -> Any:
+    """One block on embedded tokens."""
+    x = hk.Embed(11, 8)(x)
+    y = hk.LayerNorm(-1, True, True)(x)
+    x = x + hk.MultiHeadAttention(2, 4, model_size=8, w_init=hk.initializers.VarianceScaling(1.0))(y, y, y)
+    x = x + hk.nets.MLP([10, 8], activation=jax.nn.gelu)(hk.LayerNorm(-1, True, True)(x))
+    return hk.Linear(3)(x.mean(1))
+
+
 def _batch_norm() -> nn.Module:
     return nn.BatchNorm(use_running_average=True)
 
@@ -257,6 +279,12 @@ ZOO: dict[str, Entry] = {
     "nnx-attention": Entry(lambda: nnx_model(NnxAttention, tokens(5)), {(8,): 1, (2,): 1, (2, 4): 2}),
     "eqx-mlp": Entry(eqx_mlp, {(8,): 2}, ("layers/2/bias",)),
     "eqx-conv": Entry(eqx_conv, {(3,): 1, (3, 2): 1}, ("head/bias",)),
+    # 2 halves of the first layer, as its norm has them; the second
+    "haiku-conv": Entry(lambda: haiku_model(haiku_conv, IMAGE), {(2,): 1, (2, 2): 1, (6,): 1}, ("linear/b",)),
+    # stream, heads, head_dim of query and key, of value, hidden
+    "haiku-transformer": Entry(
+        lambda: haiku_model(haiku_transformer, tokens(5)), {(8,): 1, (2,): 1, (2, 4): 2, (10,): 1}, ("linear/b",)
+    ),
     # stream; in each of 2 blocks: heads, head_dim of query and key, head_dim of value, hidden
     "vit": Entry(transformers.vit, {(8,): 1, (2,): 2, (2, 4): 4, (10,): 2}, ("params/Dense_0/bias",)),
     "gpt": Entry(transformers.gpt, {(8,): 1, (2,): 2, (2, 4): 4, (10,): 2}),

@@ -5,6 +5,7 @@ from wspace.match.act import act as act
 from wspace.match.activations import activations as activations
 from wspace.match.activations import correlation as correlation
 from wspace.match.activations import cross_of as cross_of
+from wspace.match.activations import pair_units as pair_units
 from wspace.match.analysis import l2_decomposition as l2_decomposition
 from wspace.match.analysis import singular_alignment as singular_alignment
 from wspace.match.assignment import solve as solve

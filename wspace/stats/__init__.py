@@ -1,5 +1,7 @@
 """Summaries and order statistics over leaves and data."""
 
+from wspace.stats.correlation import correlation as correlation
+from wspace.stats.correlation import correlation_array as correlation_array
 from wspace.stats.curvature import hessian_trace as hessian_trace
 from wspace.stats.fisher import Gradients as Gradients
 from wspace.stats.fisher import fisher as fisher
