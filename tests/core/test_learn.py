@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import wspace as ws
 from tests.laws.test_compiles_once import compilations
@@ -105,3 +107,24 @@ def test_every_leaf_can_have_its_own_values_in_memory_and_in_a_stream() -> None:
         t(A, B, base=BASE, values={"dense": {"kernel": jnp.zeros(2)}})
     with pytest.raises(WspaceError, match="slerp has global scope"):
         by_leaf(lambda t: ws.interpolate.slerp(t, scope="tree"), 0.5)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_sharded_trees_and_batches_stay_where_they_are(kind: AxisType) -> None:
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(kind,))
+    batches = like({"x": jnp.zeros((3, 16, 8))}, RNG)["x"]
+
+    def loss(params: Any, batch: Any) -> jax.Array:
+        return jnp.sum((params["dense"]["kernel"] - batch) ** 2) + jnp.sum(params["layers"]["kernel"] ** 2)
+
+    make, start, adam = ws.merge.task_arithmetic, jnp.zeros(2), optax.adam(0.1)
+    want = learn(make, start, loss, [A, B], batches, adam, base=BASE)
+    with jax.set_mesh(mesh):
+        spread_out = NamedSharding(mesh, P(None, "model"))
+        trees = [jax.tree.map(lambda x: x, t) for t in (A, B, BASE)]
+        for t in trees:
+            t["dense"]["kernel"] = jax.device_put(t["dense"]["kernel"], spread_out)
+        placed = jax.device_put(batches, NamedSharding(mesh, P(None, None, "model")))
+        got = learn(make, start, loss, trees[:2], placed, adam, base=trees[2])
+    assert got.params["dense"]["kernel"].sharding.is_equivalent_to(spread_out, 2)
+    np.testing.assert_allclose(got.values, want.values, rtol=1e-4)

@@ -66,12 +66,12 @@ def test_a_learned_q_keeps_the_answers_that_dare_loses() -> None:
     base, (tuned, *_) = on_parts()
     scans, key = batches(100)[0], jax.random.key(0)
 
-    def matched(params: Any, scans: jax.Array) -> jax.Array:
+    def matched(params: Any, tuned: Any, scans: jax.Array) -> jax.Array:
         return top_logits(MODEL.apply(params, scans), MODEL.apply(tuned, scans))
 
     found = darex_q(matched, base, tuned, scans, 0.05, optax.adam(1e-2), key=key, steps=300)
     lost = ws.on(ws.matrices, dare(0.05))(tuned, base=base, key=key)
-    assert matched(found.params, scans[0]) < 0.3 * matched(lost, scans[0])
+    assert matched(found.params, tuned, scans[0]) < 0.3 * matched(lost, tuned, scans[0])
     assert accuracy(found.params) > accuracy(lost) + 0.05
     q = jax.tree.leaves(found.values)
     assert len(q) == 3 and all(x >= 0.05 for x in q)  # kernels alone
@@ -80,7 +80,7 @@ def test_a_learned_q_keeps_the_answers_that_dare_loses() -> None:
 
 
 def test_the_learned_q_is_the_one_of_darex_with_the_same_masks() -> None:
-    def zero(params: Any, batch: Any) -> jax.Array:
+    def zero(params: Any, tuned: Any, batch: Any) -> jax.Array:
         return jnp.sum(params["dense"]["kernel"]) * 0
 
     key = jax.random.key(2)

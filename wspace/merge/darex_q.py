@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import optax
 
 from wspace.core.compose import on
 from wspace.core.errors import WspaceError
-from wspace.core.learn import Learned, Loss, by_leaf, descend, spread
+from wspace.core.learn import Learned, by_leaf, descend, spread
 from wspace.core.select import matrices
 from wspace.core.transform import Transform
 from wspace.core.typing import Array, Progress, Tree, Where
@@ -22,7 +23,7 @@ ADAMW = optax.adamw(1e-3)
 
 
 def darex_q(
-    loss: Loss,
+    loss: Callable[[Tree, Tree, Any], Array],
     base: Tree,
     tuned: Tree,
     batches: Tree,
@@ -40,8 +41,8 @@ def darex_q(
         c = argmin mean_x sum_{j among the 5 largest z(x; tuned)} (z_j(x; theta) - z_j(x; tuned))^2
 
     Args:
-      loss: (params, batch) -> scalar, traceable, without labels; for the paper's,
-        `lambda p, x: objectives.top_logits(apply(p, x), apply(tuned, x))`.
+      loss: (params, tuned, batch) -> scalar, traceable: how far the answers of the pruned fine-tune are from those of
+        the whole one; for the paper's, `lambda p, tuned, x: objectives.top_logits(apply(p, x), apply(tuned, x))`.
       base, tuned: one structure, in memory. density: probability of an entry to stay; the paper's drop rate is
         p = 1 - density. Traced. key: of the masks, the same at every step.
       batches: a tree stacked on a first axis; step i takes batch i modulo its length.
@@ -55,7 +56,7 @@ def darex_q(
       WspaceError: a density out of range. SelectionError: where takes no leaf. ShapeError: the loss is no scalar.
     Example:
       >>> base, tuned, x = {"w": jnp.zeros((4, 1))}, {"w": jnp.ones((4, 1))}, jnp.ones((1, 4))
-      >>> loss = lambda p, x: jnp.sum((x @ p["w"] - x @ tuned["w"]) ** 2)
+      >>> loss = lambda p, tuned, x: jnp.sum((x @ p["w"] - x @ tuned["w"]) ** 2)
       >>> found = darex_q(loss, base, tuned, x[None], 0.5, optax.sgd(0.01), key=jax.random.key(3), steps=300)
       >>> (x @ found.params["w"]).round(3), f"{found.values['w']:.3f}"  # 3 of 4 were kept
       (Array([[4.]], dtype=float32), '0.750')
@@ -78,12 +79,12 @@ def darex_q(
 class _Objective:
     """Equal if its parts are, so that a second run with the same loss compiles nothing."""
 
-    loss: Loss
+    loss: Callable[[Tree, Tree, Any], Array]
     where: Where
 
     def __call__(self, c: Tree, fixed: Any, batch: Any, key: Array) -> Array:
         q = jax.tree.map(lambda x: jnp.abs(x) + fixed[2], c)
-        return self.loss(_pruned(q, fixed, self.where), batch)
+        return self.loss(_pruned(q, fixed, self.where), fixed[1], batch)
 
 
 def _pruned(q: Tree, fixed: Any, where: Where) -> Tree:
