@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import wspace as ws
-from tests.quant import training_rows
+from tests.quant import codebook_rows, training_rows
 from tests.quant.grids import code_of, grid_of
 from tests.quant.learned_rows import ROWS as LEARNED_ROWS
 from tests.quant.solver_rows import ROWS as SOLVER_ROWS
@@ -131,6 +131,7 @@ ROWS = [
     *LEARNED_ROWS,
     *QEP_ROWS,
     *training_rows.ROWS,
+    *codebook_rows.ROWS,
 ]
 
 OPTAX_ROWS = training_rows.OPTAX_ROWS

@@ -5,6 +5,9 @@ from wspace.quant.activations import fake_quantize_activations as fake_quantize_
 from wspace.quant.activations import quantize_activations as quantize_activations
 from wspace.quant.activations import static_scales as static_scales
 from wspace.quant.adaround import adaround as adaround
+from wspace.quant.additive import VectorCodes as VectorCodes
+from wspace.quant.additive import additive as additive
+from wspace.quant.additive import encode_vectors as encode_vectors
 from wspace.quant.amended import KeptEntries as KeptEntries
 from wspace.quant.amended import KeptInputs as KeptInputs
 from wspace.quant.amended import LowRank as LowRank
@@ -27,6 +30,8 @@ from wspace.quant.grid import Grid as Grid
 from wspace.quant.grid import decode as decode
 from wspace.quant.grid import encode as encode
 from wspace.quant.int_matmul import int_matmul as int_matmul
+from wspace.quant.jlcm import jlcm as jlcm
+from wspace.quant.jlcm import similar_outputs as similar_outputs
 from wspace.quant.kv_cache import KVTensor as KVTensor
 from wspace.quant.kv_cache import cross_block_loss as cross_block_loss
 from wspace.quant.kv_cache import fold_channel_affine as fold_channel_affine
@@ -39,6 +44,7 @@ from wspace.quant.oscillation import watch as watch
 from wspace.quant.oscillation import watched as watched
 from wspace.quant.owq import owq as owq
 from wspace.quant.pact import pact as pact
+from wspace.quant.pv_tuning import pv_tuning as pv_tuning
 from wspace.quant.qep import qep as qep
 from wspace.quant.qtensor import QTensor as QTensor
 from wspace.quant.quantease import quantease as quantease
