@@ -11,6 +11,7 @@ import optax
 import wspace as ws
 from tests.rows import Row
 from tests.stats.grams import grams
+from wspace.quant.formats import named
 
 SGD = optax.sgd(1.0)  # AdaRound starts where the slope is zero, up to rounding, of which Adam would make full steps
 Learned = dict[str, np.ndarray]
@@ -59,7 +60,8 @@ def matrices(one: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
         (w,), gram = leaves, sides.get("gram")
         if w.ndim == 2:
             return one(w, gram, **settings)
-        return np.stack([one(x, None if gram is None else g, **settings) for x, g in zip(w, gram, strict=True)])
+        grams_of = [None] * len(w) if gram is None else gram
+        return np.stack([one(x, g, **settings) for x, g in zip(w, grams_of, strict=True)])
 
     return each
 
@@ -210,6 +212,100 @@ def signround(
     return hard(best)
 
 
+LEVELS = np.array(named("nf4").levels)
+
+
+@matrices
+def discquant(
+    w: np.ndarray, gram: np.ndarray, grid: str, group: int, steps: int, lr: float, rho: float, clamp: float = 1.0
+) -> np.ndarray:
+    most = np.float32(np.abs(w).reshape(-1, group, w.shape[1]).max(1))
+    scale = np.repeat(np.where(most == 0, 1, most).astype(np.float64), group, axis=0)
+    x = steps_of(w, scale)
+    above = np.minimum(np.searchsorted(LEVELS, x + 2.0**-12 * np.diff(LEVELS).min()), 15)
+    below = np.maximum(np.searchsorted(LEVELS, x + 2.0**-12 * np.diff(LEVELS).min()) - 1, 0)
+    down, up = LEVELS[below] * scale, LEVELS[above] * scale
+    y = np.where(above > below, np.clip((w - down) / np.where(above > below, up - down, 1), 0, 1), 0.5)
+    unit = error_of(np.where(y >= 0.5, up, down), w, gram) / w.size
+
+    def slope(p: Learned, t: float) -> tuple[float, Learned]:
+        made = (1 - p["x"]) * down + p["x"] * up
+        g = np.clip(2 * gram @ (made - w) * (up - down) / unit, -clamp / rho, clamp / rho)
+        return error_of(made, w, gram), {"x": g - (2 * y - 1) / rho}
+
+    def hard(p: Learned) -> np.ndarray:
+        return np.where(p["x"] >= 0.5, up, down)
+
+    best = learned(
+        {"x": y},
+        slope,
+        lambda p: error_of(hard(p), w, gram),
+        lr,
+        steps,
+        pace=lambda t: 1 - t,
+        relaxed=True,
+        bounded=lambda p: {"x": np.clip(p["x"], 0, 1)},
+    )
+    return hard(best)
+
+
+@matrices
+def powerquant(w: np.ndarray, gram: None, bits: int, group: int, exponent: float) -> np.ndarray:
+    last, out = 2 ** (bits - 1) - 1, np.zeros_like(w)
+    for i in range(0, len(w), group):
+        for j in range(w.shape[1]):
+            part = w[i : i + group, j]
+            size = np.max(np.abs(part) ** exponent) / last or 1.0
+            codes = np.round(np.sign(part) * np.abs(part) ** exponent / size)
+            out[i : i + group, j] = np.sign(codes) * (np.abs(codes) * size) ** (1 / exponent)
+    return out
+
+
+@matrices
+def nupes(
+    w: np.ndarray,
+    gram: np.ndarray,
+    bits: int,
+    group: int,
+    steps: int,
+    lr: float,
+    exponent_lr: float = 1e-3,
+    exponent: float = 0.5,
+) -> np.ndarray:
+    last = 2 ** (bits - 1) - 1
+    most = np.abs(w).reshape(-1, group, w.shape[1]).max(1)
+    most = np.repeat(np.where(most == 0, 1, most), group, axis=0)
+
+    def hard(x: Learned) -> np.ndarray:
+        codes = np.round(x["codes"])
+        return most * np.sign(codes) * (np.abs(codes) / last) ** (1 / x["exponent"][0])
+
+    unit = 0.0
+
+    def slope(x: Learned, t: float) -> tuple[float, Learned]:
+        made, a, codes = hard(x), x["exponent"][0], np.round(x["codes"])
+        g = 2 * gram @ (made - w) / unit
+        by_code = most / (a * last) * (np.maximum(np.abs(x["codes"]), 0.5) / last) ** (1 / a - 1)
+        by_exponent = np.where(codes == 0, 0, -made * np.log(np.maximum(np.abs(codes), 1) / last) / a**2)
+        return error_of(made, w, gram), {"codes": g * by_code, "exponent": np.sum(g * by_exponent, keepdims=True)[0]}
+
+    def bounded(x: Learned) -> Learned:
+        return {"codes": np.clip(x["codes"], -last, last), "exponent": np.clip(x["exponent"], 0.2, 1.0)}
+
+    start = {"codes": last * np.sign(w) * (np.abs(w) / most) ** exponent, "exponent": np.array([exponent])}
+    unit = error_of(hard(start), w, gram) / w.size
+    best = learned(
+        start,
+        slope,
+        lambda x: error_of(hard(x), w, gram),
+        {"codes": lr, "exponent": exponent_lr},
+        steps,
+        pace=lambda t: (1 + np.cos(np.pi * t)) / 2,
+        bounded=bounded,
+    )
+    return hard(best)
+
+
 def row(name: str, make: Any, truth: Any, settings: dict[str, Any], numeric: dict[str, Any], **more: Any) -> Row:
     return Row(
         name,
@@ -246,5 +342,28 @@ ROWS = [
         signround,
         {"bits": 3, "group": 8, "steps": 12, "symmetric": False, "lr": 0.08, "range_lr": 0.02},
         {"lr": 0.05, "range_lr": 0.01},
+    ),
+    row(
+        "quant.discquant",
+        ws.quant.discquant,
+        discquant,
+        {"grid": "nf4", "group": 8, "steps": 12, "lr": 0.1, "rho": 0.1},
+        {"lr": 0.07, "rho": 0.3, "clamp": 0.5},
+    ),
+    row(
+        "quant.nupes",
+        ws.quant.nupes,
+        nupes,
+        {"bits": 3, "group": 8, "steps": 12, "lr": 0.1},
+        {"lr": 0.06, "exponent_lr": 0.01, "exponent": 0.7},
+    ),
+    Row(
+        "quant.powerquant",
+        ws.quant.powerquant,
+        powerquant,
+        settings={"bits": 4, "group": 2, "exponent": 0.6},
+        numeric={"exponent": 0.8},
+        matrices=True,
+        families=("quantizer",),
     ),
 ]

@@ -17,6 +17,7 @@ from wspace.quant.balanced import balanced as balanced
 from wspace.quant.balanced import effective_bits as effective_bits
 from wspace.quant.clip import Percentile as Percentile
 from wspace.quant.clip import Search as Search
+from wspace.quant.discquant import discquant as discquant
 from wspace.quant.distilled_data import Moments as Moments
 from wspace.quant.distilled_data import distill_data as distill_data
 from wspace.quant.fake_quant import FakeQuant as FakeQuant
@@ -38,12 +39,15 @@ from wspace.quant.kv_cache import fold_channel_affine as fold_channel_affine
 from wspace.quant.kv_cache import past_only_attention as past_only_attention
 from wspace.quant.kv_cache import quantize_kv as quantize_kv
 from wspace.quant.norm_scales import reparameterize_norm as reparameterize_norm
+from wspace.quant.nupes import nupes as nupes
 from wspace.quant.oscillation import confidence_guided as confidence_guided
 from wspace.quant.oscillation import qk_product as qk_product
 from wspace.quant.oscillation import watch as watch
 from wspace.quant.oscillation import watched as watched
 from wspace.quant.owq import owq as owq
 from wspace.quant.pact import pact as pact
+from wspace.quant.powerquant import powerquant as powerquant
+from wspace.quant.powerquant import search_exponent as search_exponent
 from wspace.quant.pv_tuning import pv_tuning as pv_tuning
 from wspace.quant.qep import qep as qep
 from wspace.quant.qtensor import QTensor as QTensor

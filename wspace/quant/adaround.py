@@ -9,6 +9,7 @@ from jax import lax
 from wspace.core.implicit import implicit
 from wspace.core.transform import Transform
 from wspace.core.typing import Array
+from wspace.quant.clip import Scale
 from wspace.quant.formats import Format
 from wspace.quant.grid import Grid, Group, Scales, decode, neighbours
 from wspace.quant.layerwise import ADAM, Optimizer, Plan, layerwise
@@ -60,7 +61,7 @@ class AdaRound(Rounding):
     relaxed = True
 
     @classmethod
-    def begin(cls, w: Array, grid: Grid, scales: dict[str, Array]) -> Learned:
+    def begin(cls, w: Array, grid: Grid, scales: Scales, settings: Scales) -> Learned:
         return {"v": unrectified(between(w, grid, scales)[2])}
 
     def soft(self) -> Array:
@@ -89,6 +90,7 @@ def adaround(
     beta: tuple[Array | float, Array | float] = (20.0, 2.0),
     symmetric: bool = True,
     grid: Format = None,
+    scale: Scale = "absmax",
     soft: bool = False,
     optimizer: Optimizer = ADAM,
 ) -> Transform:
@@ -105,7 +107,7 @@ def adaround(
     Sharding: a leaf whose inputs are sharded is gathered, and its Gram matrix always is.
 
     Args:
-      bits, group, symmetric, grid: as of `rtn`. Static.
+      bits, group, symmetric, grid, scale: as of `rtn`. Static.
       steps: of the optimizer; the paper takes 10,000. Static.
       lr: learning rate. Traced. weight: of the penalty. Traced. warmup: share of the steps without it. Traced.
       beta: first and last. Traced.
@@ -131,5 +133,5 @@ def adaround(
     """
     plan = Plan(steps, lr, optimizer)
     settings = {"weight": weight, "warmup": warmup, "beta_first": beta[0], "beta_last": beta[1]}
-    how = {"bits": bits, "group": group, "symmetric": symmetric, "grid": grid, "soft": soft}
+    how = {"bits": bits, "group": group, "symmetric": symmetric, "grid": grid, "scale": scale, "soft": soft}
     return layerwise("adaround", AdaRound, plan, settings=settings, **how)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from wspace.core.implicit import implicit
 from wspace.core.transform import Transform
 from wspace.core.typing import Array
+from wspace.quant.clip import Scale
 from wspace.quant.formats import Format
 from wspace.quant.grid import Grid, Group, Scales, straight
 from wspace.quant.layerwise import ADAM, Optimizer, Plan, cosine, layerwise
@@ -19,7 +20,7 @@ class FlexRound(Rounding):
     `[1, out]`."""
 
     @classmethod
-    def begin(cls, w: Array, grid: Grid, scales: dict[str, Array]) -> Learned:
+    def begin(cls, w: Array, grid: Grid, scales: Scales, settings: Scales) -> Learned:
         return {
             "size": jnp.zeros_like(scales["scale"]),
             "each": jnp.zeros_like(w),
@@ -29,7 +30,7 @@ class FlexRound(Rounding):
     def divided(self) -> tuple[Array, dict[str, Array]]:
         """What is rounded, and the scales that it is rounded on."""
         size = {"scale": self.scales["scale"] * jnp.exp(self.learned["size"])}
-        return self.w * jnp.exp(-self.learned["each"] - self.learned["output"]), self.scales | size
+        return self.w * jnp.exp(-self.learned["each"] - self.learned["output"]), {**self.scales, **size}
 
     def soft(self) -> Array:
         x, scales = self.divided()
@@ -47,6 +48,7 @@ def flexround(
     lr: Array | float = 3e-3,
     symmetric: bool = True,
     grid: Format = None,
+    scale: Scale = "absmax",
     soft: bool = False,
     optimizer: Optimizer = ADAM,
 ) -> Transform:
@@ -62,7 +64,7 @@ def flexround(
     Sharding: a leaf whose inputs are sharded is gathered, and its Gram matrix always is.
 
     Args:
-      bits, group, symmetric, grid: as of `rtn`; the code that stands for 0 stays. Static.
+      bits, group, symmetric, grid, scale: as of `rtn`; the code that stands for 0 stays. Static.
       steps: of the optimizer. Static. lr: learning rate at the start, falling along half a cosine. Traced.
       soft: return FlexRound nodes, for `reconstruct`. Static.
       optimizer: any of optax, with a learning rate of 1. Static.
@@ -81,8 +83,8 @@ def flexround(
     Reference: Lee, Kim, Kwon, Lee, 2023, "FlexRound: Learnable Rounding based on Element-wise Division for
       Post-Training Quantization".
     Differs from the paper: the loss comes from the Gram matrix of one layer (the paper: blocks; see `reconstruct`);
-      s1 starts at the absmax scale of `rtn`; no s4 for the inputs of convolutions; the best is kept; any grid.
+      no s4 for the inputs of convolutions; the best is kept; any grid.
     """
     plan = Plan(steps, lr, optimizer, cosine)
-    how = {"bits": bits, "group": group, "symmetric": symmetric, "grid": grid, "soft": soft}
+    how = {"bits": bits, "group": group, "symmetric": symmetric, "grid": grid, "scale": scale, "soft": soft}
     return layerwise("flexround", FlexRound, plan, **how)  # type: ignore[arg-type]

@@ -15,12 +15,13 @@ from wspace.quant.codebook import Codebook
 from wspace.quant.grid import Grid
 from wspace.quant.integer import Integer
 from wspace.quant.levels import Cast, Levels, Snap
+from wspace.quant.power import Power
 
 Format: TypeAlias = Grid | str | None
 NAMES = (
     "int4", "int4_asymmetric", "fp4", "fp6_e2m3", "fp6_e3m2", "fp8_e4m3", "fp8_e5m2", "nf4", "mxfp4", "mxfp6_e2m3",
     "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "nvfp4", "binary", "ternary", "statsq2", "balanced2", "log2_4",
-    "logsqrt2_4", "logsqrt2_4_positive", "log2_4_positive", "kmeans3",
+    "logsqrt2_4", "logsqrt2_4_positive", "log2_4_positive", "kmeans3", "power4",
 )  # fmt: skip
 CASTS = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
 SNAPS: dict[str, Snap] = {"": "", "mx": "mx", "nv": "nv", "up": "up"}
@@ -48,8 +49,8 @@ def named(name: str) -> Grid:
     (groups of 32); with `up`: the next power of two above; with `nv`: E4M3 scales under one of the matrix (groups of
     16). binary, ternary; statsq2: half steps without a zero, scaled by the mean (OFQ); balanced2: 2^b + 1 codes
     (BitsFusion); log2_4, logsqrt2_4: signed powers of two, or of its root, nearest in the logarithm; with `_positive`
-    those below 1 and zero, for probabilities (RepQuant). kmeans4: 2^b values of each block's own. `levels:-1,0,1`: a
-    list of numbers.
+    those below 1 and zero, for probabilities (RepQuant). kmeans4: 2^b values of each block's own. power4: equal
+    steps of a power of the weight, whose exponent is a scale (PowerQuant). `levels:-1,0,1`: a list of numbers.
 
     >>> named("fp4").levels[-3:], named("int4").bits, named("mxfp4").snap
     ((3.0, 4.0, 6.0), 4, 'mx')
@@ -67,6 +68,8 @@ def named(name: str) -> Grid:
             return Cast(name, 8, snap, CASTS[rest])
         if levels := _levels(rest):
             return _with_levels(name, snap, levels)
+    if found := re.fullmatch(r"power([2-8])", name):
+        return Power(name, int(found[1]))
     if found := re.fullmatch(r"statsq([1-8])", name):
         n = 2 ** (int(found[1]) - 1)
         return Levels(name, int(found[1]), levels=tuple((k + 0.5) / n for k in range(-n, n)), mean=2.0)

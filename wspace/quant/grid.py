@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from wspace.core.errors import ShapeError
+from wspace.core.errors import ShapeError, WspaceError
 from wspace.core.typing import Array
 from wspace.stats.groups import check_group
 from wspace.stats.sharding import shards
@@ -73,14 +73,14 @@ class Grid:
 
     def neighbours(self, x: Array, scales: Scales) -> tuple[Array, Array]:
         """The codes on either side of x: on a level, it and the next one; on or beyond the outermost, twice that."""
-        raise TypeError(f"{type(self).__name__} does not define neighbours()")
+        raise WspaceError(f"grid {self.name} has no order of its levels, which a choice between neighbours needs")
 
     def straight(self, x: Array, scales: Scales) -> Array:
         """The nearest values, with gradients as if rounding did nothing: to x unless it is clipped, and to the scales.
 
         d q / d x = [x is not clipped],   d q / d s = q / s - x / s [x is not clipped]
         """
-        raise TypeError(f"{type(self).__name__} does not define straight()")
+        raise WspaceError(f"grid {self.name} has no gradients of its scales; learn on integers, levels or powers")
 
     def unit(self, scales: Scales) -> Array:
         """The size in which levels are counted, in weight units: what one step is on a grid of equal steps."""

@@ -24,7 +24,7 @@ class JLCM(Rounding):
     the code."""
 
     @classmethod
-    def begin(cls, w: Array, grid: Grid, scales: dict[str, Array]) -> Learned:
+    def begin(cls, w: Array, grid: Grid, scales: Scales, settings: Scales) -> Learned:
         table = scales["table"]
         away = jnp.abs(_beside(table, w) - blocks(w, *table.shape[-3:-1])[..., None])
         logits = -away / _gap(_beside(table, w))

@@ -21,6 +21,7 @@ from jax import lax
 from wspace.core.errors import WspaceError
 from wspace.core.transform import Context, Transform, leafwise, over_stack
 from wspace.core.typing import Array, Leaf
+from wspace.quant.clip import Scale, choice, needs_gram, weighing
 from wspace.quant.formats import Format, choose
 from wspace.quant.grid import Group, block_of, decode
 from wspace.quant.rounding import Learned, Rounding, begun
@@ -132,6 +133,7 @@ def layerwise(
     group: Group = None,
     symmetric: bool = True,
     grid: Format = None,
+    scale: Scale = "absmax",
     soft: bool = False,
     settings: Mapping[str, Array | float] | None = None,
 ) -> Transform:
@@ -139,7 +141,7 @@ def layerwise(
 
     Args:
       kind: of node. plan: how it is learned; with no steps it is rounded to nearest, and needs no Gram matrix. Static
-        but for the rates. bits, group, symmetric, grid: as of `rtn`.
+        but for the rates. bits, group, symmetric, grid, scale: as of `rtn`.
       soft: return the nodes, for `reconstruct` or a training loop of one's own, not QTensors. Static.
       settings: numbers of the kind. Traced.
     Raises:
@@ -147,18 +149,21 @@ def layerwise(
     """
     if plan.steps < 0:
         raise WspaceError(f"{name}(steps={plan.steps}): give a number of steps; 0 rounds to nearest")
-    chosen = choose(bits, symmetric, grid)
+    chosen, how = choose(bits, symmetric, grid), choice(scale)
+    informed = plan.steps > 0 or needs_gram(how)
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Leaf:
         leaf = ctx.view().to_matrix(leaves[0])
-        w = gathered(leaf, -2) if plan.steps else leaf
-        node = begun(kind, w, chosen, block_of(w, group, ctx.spec.path), ctx, **(settings or {}))
-        if plan.steps:
-            gram = gathered(gathered(gram_of(ctx, leaf), -1), -2)
+        w = gathered(leaf, -2) if informed else leaf
+        block = block_of(w, group, ctx.spec.path)
+        gram = gathered(gathered(gram_of(ctx, leaf), -1), -2) if informed else None
+        weights = None if gram is None else weighing(gram, block, how)
+        node = begun(kind, w, chosen, block, ctx, settings or {}, how, weights)
+        if gram is not None and plan.steps:
             node = reconstruct_array(node, gram, plan.rates, plan.optimizer, plan.steps, plan.pace)
         if soft:
             return node
         made = node.harden()
-        return replace(made, codes=alike(made.codes, leaf)) if plan.steps else made
+        return replace(made, codes=alike(made.codes, leaf)) if informed else made
 
-    return leafwise(name, apply, needs=frozenset({"gram"} if plan.steps else ()))
+    return leafwise(name, apply, needs=frozenset({"gram"} if informed else ()))

@@ -50,7 +50,9 @@ def reconstruct(
 ) -> Tree:
     """Learn the Rounding nodes of a block together, so that the block gives what it gave.
 
-        min loss(apply(params, x), y) + sum of the nodes' penalties,   y = apply(original params, x)
+        min loss(apply(params, x), y) / e + sum of the nodes' penalties,   y = apply(original params, x)
+
+    e is the loss at the start, of hard weights, over their number: in this unit penalties suit every block.
 
     Nodes are made by a method with soft=True, on the Gram matrices (`adaround(soft=True)(params, gram=G)`) or at
     rounding to nearest (`adaround(steps=0, soft=True)(params)`). Blocks with the same apply, shapes, loss and optimizer
@@ -101,9 +103,10 @@ def reconstruct(
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer count
         carry = (train, optimizer.init(train))
     best, least = train, _looked(train, rest, data, block=block)
+    unit = jnp.where(least == 0, 1, least / sum(x.w.size for x in nodes))
     stops = sorted({-(-total * k // LOOKS) for k in range(LOOKS + 1)})
     for first, last in pairwise(stops):
-        carry = _advance(carry, first, last, total, rest, data, block=block, optimizer=optimizer)
+        carry = _advance(carry, first, last, total, unit, rest, data, block=block, optimizer=optimizer)
         now = _looked(carry[0], rest, data, block=block)
         if now < least:
             best, least = carry[0], now
@@ -133,10 +136,10 @@ class _Block:
     def __call__(self, params: Tree, x: Any, y: Any) -> Array:
         return self.loss(self.apply(materialize(params), x), y)
 
-    def objective(self, train: Tree, rest: Tree, x: Any, y: Any, t: Array) -> Array:
+    def objective(self, train: Tree, rest: Tree, x: Any, y: Any, t: Array, unit: Array) -> Array:
         params = join(train, rest)
         nodes = [x for x in as_params(params).leaves.values() if isinstance(x, Rounding)]
-        value = self(params, x, y)
+        value = self(params, x, y) / unit
         return value + sum((jnp.asarray(node.penalty(t), value.dtype) for node in nodes), jnp.zeros_like(value))
 
 
@@ -153,20 +156,21 @@ def _advance(
     first: Array,
     last: Array,
     total: Array,
+    unit: Array,
     rest: Tree,
     data: tuple[Any, Any],
     *,
     block: _Block,
     optimizer: optax.GradientTransformation,
 ) -> Any:
-    """Steps first .. last - 1 of total; all three are traced, so that every chunk is one program."""
+    """Steps first .. last - 1 of total; all are traced, so that every chunk is one program."""
 
     def step(i: Array, carry: Any) -> Any:
         train, state = carry
         n = len(jax.tree.leaves(data)[0])
         x, y = jax.tree.map(lambda a: a[i % n], data)
         t = i.astype(jnp.float32) / total
-        slope = jax.grad(block.objective)(train, rest, x, y, t)
+        slope = jax.grad(block.objective)(train, rest, x, y, t, unit)
         with jax.numpy_dtype_promotion("standard"):
             updates, state = optimizer.update(slope, state, train)
         return _bounded(optax.apply_updates(train, updates), rest), state

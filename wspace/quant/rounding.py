@@ -8,6 +8,7 @@ it comes to (`hard`), and, if it has any, its penalty and its bounds.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,8 +21,9 @@ from wspace.core.containers import as_params
 from wspace.core.implicit import Implicit, implicit, static
 from wspace.core.transform import Context, narrow
 from wspace.core.typing import Array, Tree
+from wspace.quant.clip import Percentile, Search, fitted
 from wspace.quant.formats import named
-from wspace.quant.grid import Block, Grid, Scales, encode, fit
+from wspace.quant.grid import Block, Grid, Scales, encode
 from wspace.quant.qtensor import QTensor
 
 R = TypeVar("R", bound="Rounding")
@@ -48,7 +50,7 @@ class Rounding(Implicit):
     relaxed = False
 
     @classmethod
-    def begin(cls, w: Array, grid: Grid, scales: dict[str, Array]) -> Learned:
+    def begin(cls, w: Array, grid: Grid, scales: Scales, settings: Scales) -> Learned:
         """What is learned, where rounding to nearest leaves it."""
         raise TypeError(f"{cls.__name__} does not define begin()")
 
@@ -101,17 +103,37 @@ class Rounding(Implicit):
         return cls(parts["w"], held["scales"], held["learned"], held["settings"], **static)
 
 
-@partial(jax.jit, static_argnames=("cls", "grid", "block"))
-def _begun(cls: type[Rounding], w: Array, grid: Grid, block: Block) -> tuple[dict[str, Array], Learned]:
-    scales = fit(w, grid, block)
-    return scales, cls.begin(w, grid, scales)
-
-
-def begun(cls: type[R], w: Array, grid: Grid, block: Block, ctx: Context, **settings: Array | float) -> R:
-    """The node of the leaf that a transform is at, rounded to nearest so far. w: its matrix `[*stack, in, out]`."""
-    scales, learned = _begun(cls, w, grid, block)
+@partial(jax.jit, static_argnames=("cls", "grid", "block", "how"))
+def _begun(
+    cls: type[Rounding],
+    w: Array,
+    settings: Mapping[str, Array | float],
+    weights: Array | None,
+    grid: Grid,
+    block: Block,
+    how: Search | Percentile | None,
+) -> tuple[dict[str, Array], Learned, dict[str, Array]]:
+    scales = dict(fitted(w, grid, block, how, weights))
     stack = (*w.shape[:-2], 1, 1)
     numbers = {name: jnp.broadcast_to(jnp.asarray(x, w.dtype), stack) for name, x in settings.items()}
+    return scales, cls.begin(w, grid, scales, numbers), numbers
+
+
+def begun(
+    cls: type[R],
+    w: Array,
+    grid: Grid,
+    block: Block,
+    ctx: Context,
+    settings: Mapping[str, Array | float],
+    how: Search | Percentile | None = None,
+    weights: Array | None = None,
+) -> R:
+    """The node of the leaf that a transform is at, rounded to nearest so far.
+
+    w: its matrix `[*stack, in, out]`. how, weights: as of `wspace.quant.clip.fitted`.
+    """
+    scales, learned, numbers = _begun(cls, w, settings, weights, grid, block, how)
     dtype = np.dtype(ctx.spec.dtype)
     return cls(w, scales, learned, numbers, format=grid.name, view=ctx.view(), weight_dtype=dtype)
 

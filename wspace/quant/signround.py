@@ -19,7 +19,7 @@ class SignRound(Rounding):
     the ends of the range, 1 at the start."""
 
     @classmethod
-    def begin(cls, w: Array, grid: Grid, scales: dict[str, Array]) -> Learned:
+    def begin(cls, w: Array, grid: Grid, scales: Scales, settings: Scales) -> Learned:
         whole = jnp.ones_like(scales["scale"])
         return {"v": jnp.zeros_like(w), "low": whole, "high": whole}
 
