@@ -8,8 +8,9 @@ The page `report.html` has R@1 and mean reciprocal rank of finding a docstring f
 the standard library's top-level modules), the mean cosine of embeddings to those of fp32, true bits per weight of the
 encoder's matrices (codes, scales and zeros), and CPU seconds of calibrating and solving, compilation included.
 
-Methods with statistics are calibrated block by block, on activations of the blocks quantized before, on 128 other
-docstrings (of the standard library's packages: asyncio, email, ...; no paragraph of which is among the pairs).
+Methods with statistics are calibrated block by block, on activations of the blocks quantized before, on other
+docstrings: of the standard library's packages (asyncio, email, ...), 128 paragraphs of 17 to 32 tokens and 128 of 97 or
+more; no paragraph of those is among the pairs.
 
 Hardware: 2 CPU cores. Time: about 20 s a row on idle cores for the evaluation, and 20 s to calibrate.
 """
@@ -38,7 +39,7 @@ Params = Mapping[str, Any]
 BITS = (8, 6, 4, 3, 2)
 GROUPS = (0, 128, 64, 32)  # 0: one scale a channel
 LEAD = "Quantizers on a real transformer, and what is left of retrieval."
-TEXTS, LENGTH = 128, 128  # to calibrate on, all of them longer than the model is let see
+LENGTHS, TEXTS = (32, 128), 128  # tokens of texts to calibrate on, and how many of each length: questions and answers
 
 # name -> (bits, group) -> Transform. A new method is one line; what it needs is calibrated.
 METHODS: dict[str, Callable[[int, int | None], ws.Transform]] = {
@@ -94,9 +95,10 @@ def quantized(params: Params, t: ws.Transform, states: Sequence[minilm.State]) -
 
 def calibration(params: Params) -> list[minilm.State]:
     """What the first block takes for the texts to calibrate on."""
-    full = [batch for own, batch in docstrings.batches(docstrings.other_texts()) if len(own) == docstrings.ROWS]
-    run = jax.jit(minilm.embedded)
-    return [run(params, batch) for batch in full if batch.ids.shape[1] == LENGTH][: TEXTS // docstrings.ROWS]
+    every = docstrings.batches([text for pair in docstrings.other_pairs() for text in pair])
+    full = [batch for own, batch in every if len(own) == docstrings.ROWS]
+    chosen = [batch for n in LENGTHS for batch in [b for b in full if b.ids.shape[1] == n][: TEXTS // docstrings.ROWS]]
+    return [jax.jit(minilm.embedded)(params, batch) for batch in chosen]
 
 
 def encoder_bits(params: Params) -> float:

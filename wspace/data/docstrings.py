@@ -42,15 +42,15 @@ def docstring_pairs() -> list[Pair]:
     return _pairs("*.py")
 
 
-def other_texts() -> list[str]:
-    """Docstrings of the standard library's packages (asyncio, email, ...), to calibrate on: of the same kind as
-    `docstring_pairs`, and none of its paragraphs among them. About 1200 texts on 3.11.7.
+def other_pairs() -> list[Pair]:
+    """Pairs of the standard library's packages (asyncio, email, ...), to calibrate on: of the same kind as
+    `docstring_pairs`, and none of its paragraphs among them. 896 pairs on 3.11.7.
 
     Raises:
       FormatError: as for `docstring_pairs`.
     """
     seen = {text for pair in docstring_pairs() for text in pair}
-    return [f"{first} {rest}" for first, rest in _pairs("*/**/*.py") if not seen & {first, rest}]
+    return [pair for pair in _pairs("*/**/*.py") if seen.isdisjoint(pair)]
 
 
 def _pairs(pattern: str) -> list[Pair]:

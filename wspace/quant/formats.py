@@ -19,9 +19,9 @@ from wspace.quant.power import Power
 
 Format: TypeAlias = Grid | str | None
 NAMES = (
-    "int4", "int4_asymmetric", "fp4", "fp6_e2m3", "fp6_e3m2", "fp8_e4m3", "fp8_e5m2", "nf4", "mxfp4", "mxfp6_e2m3",
-    "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "nvfp4", "binary", "ternary", "statsq2", "balanced2", "log2_4",
-    "logsqrt2_4", "logsqrt2_4_positive", "log2_4_positive", "kmeans3", "power4",
+    "int4", "int4_asymmetric", "int4_full", "fp4", "fp6_e2m3", "fp6_e3m2", "fp8_e4m3", "fp8_e5m2", "nf4", "mxfp4",
+    "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "nvfp4", "binary", "ternary", "statsq2", "balanced2",
+    "log2_4", "logsqrt2_4", "logsqrt2_4_positive", "log2_4_positive", "kmeans3", "power4",
 )  # fmt: skip
 CASTS = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
 SNAPS: dict[str, Snap] = {"": "", "mx": "mx", "nv": "nv", "up": "up"}
@@ -44,8 +44,9 @@ def choose(bits: int, symmetric: bool, grid: Format) -> Grid:
 def named(name: str) -> Grid:
     """The grid of a name.
 
-    int2..int8, also `int4_asymmetric`; fp4 (E2M1), fp6_e2m3, fp6_e3m2, fp8_e4m3, fp8_e5m2: small floats; nf4: the
-    quantiles of a normal distribution (QLoRA). With `mx` before it: scales are powers of two as in the OCP formats
+    int2..int8, also `int4_asymmetric` and `int4_full` (scaled to half a step above the last code); fp4 (E2M1),
+    fp6_e2m3, fp6_e3m2, fp8_e4m3, fp8_e5m2: small floats; nf4: the quantiles of a normal distribution (QLoRA). With
+    `mx` before it: scales are powers of two as in the OCP formats
     (groups of 32); with `up`: the next power of two above; with `nv`: E4M3 scales under one of the matrix (groups of
     16). binary, ternary; statsq2: half steps without a zero, scaled by the mean (OFQ); balanced2: 2^b + 1 codes
     (BitsFusion); log2_4, logsqrt2_4: signed powers of two, or of its root, nearest in the logarithm; with `_positive`
@@ -58,8 +59,8 @@ def named(name: str) -> Grid:
     Raises:
       WspaceError: no such name.
     """
-    if found := re.fullmatch(r"int([2-8])(_asymmetric)?", name):
-        return Integer(name, int(found[1]), symmetric=not found[2])
+    if found := re.fullmatch(r"int([2-8])(_asymmetric|_full)?", name):
+        return Integer(name, int(found[1]), symmetric=found[2] != "_asymmetric", full=found[2] == "_full")
     for prefix, snap in SNAPS.items():
         rest = name.removeprefix(prefix)
         if not name.startswith(prefix):

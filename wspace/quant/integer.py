@@ -28,9 +28,12 @@ class Integer(Grid):
     """Codes of `bits` bits; symmetric: zero is code 0; else the code that stands for 0 is a scale of its own, int8.
 
     symmetric: s = max|w| / (2^(b-1) - 1);   else s = (max(w, 0) - min(w, 0)) / (2^b - 1), and 0 is a code
+    full: symmetric, s = max|w| / (2^(b-1) - 1/2), as in GPTQ's code and qwix: finer steps, and a largest positive
+      weight that is cut by up to half of one.
     """
 
     symmetric: bool = True
+    full: bool = False
 
     @property
     def code_dtype(self) -> str:
@@ -47,7 +50,7 @@ class Integer(Grid):
         least = low * jnp.min(x, axis=WITHIN, initial=0, keepdims=True)
         most = high * jnp.max(x, axis=WITHIN, initial=0, keepdims=True)
         if self.symmetric:
-            return {"scale": step(jnp.maximum(most, -least) / last)}
+            return {"scale": step(jnp.maximum(most, -least) / (last + 0.5 * self.full))}
         scale = step(most / (last - first) - least / (last - first))
         return {"scale": scale, "zero": straightened(-least / scale) + first}
 

@@ -31,7 +31,7 @@ def write(q: QTensor) -> dict[str, Any]:
     Raises:
       FormatError: a grid that qwix does not have; groups that are no tiles of the weight's own axes.
     """
-    word = q.format.removesuffix("_asymmetric")
+    word = q.format.removesuffix("_asymmetric").removesuffix("_full")
     qtype = next((theirs for theirs, ours in FORMATS.items() if ours == word), None)
     if qtype is None or set(q.scales) > {"scale", "zero"}:
         raise FormatError(f"qwix has no {q.format}; it has {', '.join(FORMATS)}, or materialize the leaf")
