@@ -12,6 +12,7 @@ from tests.quant.grids import code_of, grid_of
 from tests.quant.learned_rows import ROWS as LEARNED_ROWS
 from tests.quant.solver_rows import ROWS as SOLVER_ROWS
 from tests.quant.test_qep import ROWS as QEP_ROWS
+from tests.quant.test_rotate import ROWS as ROTATE_ROWS
 from tests.rows import Row
 from tests.stats.grams import grams
 from wspace.quant.formats import named
@@ -131,6 +132,7 @@ ROWS = [
     *LEARNED_ROWS,
     *QEP_ROWS,
     *training_rows.ROWS,
+    *ROTATE_ROWS,
     *codebook_rows.ROWS,
 ]
 

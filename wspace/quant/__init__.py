@@ -53,6 +53,9 @@ from wspace.quant.qep import qep as qep
 from wspace.quant.qtensor import QTensor as QTensor
 from wspace.quant.quantease import quantease as quantease
 from wspace.quant.reconstruct import reconstruct as reconstruct
+from wspace.quant.rotate import Rotated as Rotated
+from wspace.quant.rotate import rotated as rotated
+from wspace.quant.rotate import token_importance as token_importance
 from wspace.quant.rounding import harden as harden
 from wspace.quant.rtn import rtn as rtn
 from wspace.quant.signround import signround as signround
