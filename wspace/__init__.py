@@ -40,6 +40,7 @@ _CORE = {
     "matrixwise": "transform",
     "on": "compose",
     "plan": "plan",
+    "reconcile": "reconcile",
     "route": "compose",
     "split": "select",
     "stream": "run",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from wspace.core.learn import by_leaf as by_leaf
     from wspace.core.learn import learn as learn
     from wspace.core.plan import plan as plan
+    from wspace.core.reconcile import reconcile as reconcile
     from wspace.core.run import stream as stream
     from wspace.core.select import join as join
     from wspace.core.select import matrices as matrices

@@ -64,8 +64,10 @@ def set_vocabulary(rows: int) -> Change:
         config = read_json(folder / CONFIG)
         if config is None or "vocab_size" not in config:
             return [f"{CONFIG} has no vocab_size: set it to {rows} by hand"]
+        if config["vocab_size"] == rows:
+            return []
         write_json(folder / CONFIG, config | {"vocab_size": rows})
-        return [] if config["vocab_size"] == rows else [f"{CONFIG}: vocab_size is {rows} now"]
+        return [f"{CONFIG}: vocab_size is {rows} now"]
 
     return Change("vocabulary", apply)
 

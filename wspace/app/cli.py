@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -132,13 +133,21 @@ def _recipe_arguments(command: Parser) -> None:
     command.add_argument(
         "--set", dest="sets", action="append", default=[], type=_assignment, metavar="A.B=C", help="override one value"
     )
+    command.add_argument(
+        "--mismatch", choices=("refuse", "intersect", "base", "pad"),
+        help="what becomes of leaves that not all models have in one shape (default: the recipe's, else refuse)",
+    )  # fmt: skip
 
 
 def _with_recipe(arguments: argparse.Namespace) -> int:
     from wspace.app.load import load
+    from wspace.app.recipe import check_mismatch
     from wspace.app.sources import check_out, inputs
 
     arguments.recipe = load(arguments.recipe, arguments.sets)
+    if arguments.mismatch is not None:
+        arguments.recipe = replace(arguments.recipe, mismatch=arguments.mismatch)
+    check_mismatch(arguments.recipe)
     if arguments.command == "run":
         check_out(arguments.out, inputs(arguments.recipe.sources), overwrite=arguments.overwrite)
     return _plain(arguments)

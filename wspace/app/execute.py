@@ -76,8 +76,10 @@ def open_recipe(recipe: Recipe, track: Track) -> Opened:
     for name in (*recipe.models, *([recipe.base] if recipe.base else [])):
         if name not in sources:
             raise RecipeError(printable(f"{recipe.file}: no source {name!r}.{nearest(name, sources)}"))
+    notes: list[str] = []
     for merge in recipe.merges[:-1]:
-        job = Opened(recipe, *_merge(merge, sources))
+        job = _opened(recipe, *merge_work(merge, sources, mismatch=recipe.mismatch))
+        notes += job.work.notes
         t, name, first = job.work.transform, str(merge.name), job.models[0]
         found: dict[str, Any] = {}
         stream(t, job.models, found, key=job.key(t), progress=track(name), **job.sides())
@@ -90,13 +92,14 @@ def open_recipe(recipe: Recipe, track: Track) -> Opened:
         )
         sources[name] = kept
     if recipe.merges:
-        return Opened(recipe, *_merge(recipe.merges[-1], sources, made))
-    return Opened(recipe, sources, work(recipe, made))
+        job = _opened(recipe, *merge_work(recipe.merges[-1], sources, made, recipe.mismatch))
+    else:
+        job = _opened(recipe, *work(recipe, made, sources))
+    return job._replace(work=job.work._replace(notes=(*notes, *job.work.notes)))
 
 
-def _merge(merge: Any, sources: Mapping[str, Weights], after: Any = ()) -> tuple[dict[str, Weights], Work]:
-    planned, taken = merge_work(merge, sources, after)
-    return dict(taken), planned
+def _opened(recipe: Recipe, made: Work, sources: Mapping[str, Weights]) -> Opened:
+    return Opened(recipe, dict(sources), made)
 
 
 def planned(job: Opened) -> Plan:
@@ -134,7 +137,7 @@ def run_recipe(recipe: Recipe, out: Path, track: Track, *, overwrite: bool = Fal
     """Run a recipe into a folder: complete when this returns, absent if it raises."""
     check_out(out, inputs(recipe.sources), overwrite=overwrite)
     job = open_recipe(recipe, track)
-    t, result = job.work.transform, Result()
+    t, result = job.work.transform, Result(notes=list(job.work.notes))
     ready = prepare(t, job.models, key=job.key(t), sides=job.sides())
     made = expanded(job, {show(path): x for path, x in shapes(t, ready, job.key(t)).items()})
     if "peft" in recipe.output.formats and not any(facts["kind"] == LoRA.__name__ for facts in made.nodes.values()):

@@ -12,6 +12,7 @@
       - prune.magnitude: {sparsity: 0.5}
         where: 'kernel$'
     output: {formats: [safetensors, orbax, peft], shard_size: 5GB, dtype: float32}
+    mismatch: refuse                                 # or intersect, base, pad: models with other leaves or vocabularies
 
 Instead of `models` and `base`, `mergekit:` may hold a whole mergekit document whose model names are sources; `steps`
 then work on its result. YAML never runs code: methods are looked up by name in the catalog, values are plain data.
@@ -36,7 +37,8 @@ from wspace.app.output import Output, read_output
 from wspace.app.sources import Adapter, Source, folder, read_sources
 from wspace.core.errors import RecipeError, nearest, printable
 
-KEYS = ("sources", "models", "base", "steps", "mergekit", "output", "allow_nonfinite", "seed")
+KEYS = ("sources", "models", "base", "steps", "mergekit", "output", "mismatch", "allow_nonfinite", "seed")
+MISMATCH = ("refuse", "intersect", "base", "pad")  # the policies of `ws.reconcile`
 
 _METHOD = re.compile(r"[a-z_]+\.[a-z0-9_]+")
 
@@ -79,6 +81,7 @@ class Recipe:
         `track(label)(done, total, what)` moves a progress bar.
       sides: from Python: side trees the steps need besides the base ("gram", ...), or names of sources.
       evaluate: from Python: `params -> {metric: number}`, run after every stage and along the path base -> result.
+      mismatch: what becomes of leaves that not all models have in one shape, a policy of `ws.reconcile`.
       allow_nonfinite: let NaN and infinity through.
       seed: of all that is random.
       file, text, sets: the recipe's file, its text, and the `--set` texts applied to it; filled in by `load`.
@@ -94,6 +97,7 @@ class Recipe:
     make: Callable[[Any], Mapping[str, Any]] | None = None
     sides: Mapping[str, Any] = field(default_factory=dict)
     evaluate: Callable[[Any], Mapping[str, float]] | None = None
+    mismatch: str = "refuse"
     allow_nonfinite: bool = False
     seed: int = 0
     file: str = ""
@@ -113,6 +117,26 @@ def read_recipe(documents: Sequence[Node]) -> Recipe:
     stages = {merge.name for merge in merges}
     named = {name: place for merge in merges for name, place in merge.referenced.items() if name not in stages}
     return Recipe({name: _of_mergekit(name, place) for name, place in named.items()}, merges=merges)
+
+
+def check_mismatch(recipe: Recipe) -> None:
+    """What a policy on mismatches asks of a recipe, before any file is opened.
+
+    Raises:
+      RecipeError: an unknown policy, "base" without a base, slices.
+    """
+    if recipe.mismatch not in MISMATCH:
+        raise RecipeError(
+            printable(f"{recipe.file}: no policy {recipe.mismatch!r}.{nearest(recipe.mismatch, MISMATCH)}")
+        )
+    if recipe.mismatch == "refuse":
+        return
+    based = [merge.base is not None for merge in recipe.merges] or [recipe.base is not None]
+    if recipe.mismatch == "base" and not all(based):
+        raise RecipeError(printable(f"{recipe.file}: mismatch 'base' takes leaves from a base, and none is named"))
+    for merge in recipe.merges:
+        if merge.slices:
+            raise RecipeError(printable(f"{merge.place}: slices put layers together as they say: leave 'mismatch' out"))
 
 
 def _of_mergekit(name: str, place: str) -> Source:
@@ -156,6 +180,7 @@ def _own(node: Node) -> Recipe:
         steps=tuple(_step(item) for item in found["steps"].items()) if "steps" in found else (),
         merges=merges,
         output=read_output(found.get("output")),
+        mismatch=found["mismatch"].text(MISMATCH) if "mismatch" in found else "refuse",
         allow_nonfinite=found["allow_nonfinite"].boolean() if "allow_nonfinite" in found else False,
         seed=found["seed"].integer(Range(0, 2**63 - 1)) if "seed" in found else 0,
     )

@@ -114,7 +114,7 @@ def with_vocabulary(merge: MergeRecipe, sources: Mapping[str, Weights]) -> dict[
     if merge.chat_template is not None:
         folders = [folder for folder in (sources[name].folder for name in models) if folder is not None]
         for name in models:
-            made[name] = _changed(made[name], set_template(merge.chat_template, folders))
+            made[name] = made[name].changed(set_template(merge.chat_template, folders))
     return made
 
 
@@ -138,18 +138,9 @@ def _reindexed(
     made: dict[str, Weights] = {}
     for name, weights in models.items():
         leaves = Reindexed(name, models, rows, by_token)
-        made[name] = _changed(weights, *changes)
+        made[name] = weights.changed(*changes)
         made[name].source, made[name].specs = leaves, leaves.specs
         made[name].allow_nonfinite = True  # the weights below it are checked
-    return made
-
-
-def _changed(weights: Weights, *changes: Any) -> Weights:
-    """The same weights, with more to change in the files that go through."""
-    made = Weights(weights.label, weights.source, weights.specs, structure=weights.structure)
-    made.folder, made.checkpoints, made.metadata = weights.folder, weights.checkpoints, weights.metadata
-    made.origin, made.allow_nonfinite = weights.origin, weights.allow_nonfinite
-    made.changes = (*weights.changes, *changes)
     return made
 
 
@@ -199,13 +190,22 @@ def _row(token: str, rule: Rule, tokenizers: Mapping[str, Tokenizer]) -> int:
     return tokenizer.ids[text]
 
 
+def holds_tokens(name: str) -> bool:
+    """Whether a leaf's name is that of an embedding of tokens or a head over them, outside of the layers.
+
+    >>> [holds_tokens(n) for n in ("model.embed_tokens.weight", "lm_head.weight", "model.position_embeddings.weight")]
+    [True, True, False]
+    """
+    return bool(_BY_TOKEN.search(name)) and not _NOT_BY_TOKEN.search(name) and layer_of(name) is None
+
+
 def _by_token(models: Mapping[str, Weights], tokenizers: Mapping[str, Tokenizer], place: str) -> list[str]:
     """The leaves with a row a token: embeddings and heads outside of the layers, by name and number of rows."""
     first, *_ = models
     found = [
         name
         for name, spec in models[first].specs.items()
-        if _BY_TOKEN.search(name) and not _NOT_BY_TOKEN.search(name) and layer_of(name) is None
+        if holds_tokens(name)
         and 1 <= len(spec.shape) <= 2 and spec.shape[0] == tokenizers[first].rows
     ]  # fmt: skip
     if not found:

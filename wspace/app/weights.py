@@ -57,6 +57,13 @@ class Weights(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.specs)
 
+    def changed(self, *changes: Change) -> Weights:
+        """The same weights, with more to change in the files that go through."""
+        made = Weights(self.label, self.source, self.specs, structure=self.structure)
+        made.folder, made.checkpoints, made.metadata = self.folder, self.checkpoints, self.metadata
+        made.origin, made.allow_nonfinite, made.changes = self.origin, self.allow_nonfinite, (*self.changes, *changes)
+        return made
+
     def check_unchanged(self) -> None:
         """IntegrityError if the files changed since they were opened."""
         getattr(self.source, "check_unchanged", bool)()
