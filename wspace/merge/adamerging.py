@@ -45,8 +45,9 @@ def adamerging(
         "tree" for all leaves together (task-wise). Static. steps: 500 in the paper. Static.
       progress: called as (steps done, steps, the loss in words).
     Returns:
-      Learned: the merged model, and the coefficients [n], in a tree like the base with scope "leaf". On a checkpoint of
-      any size: `stream(by_leaf(task_arithmetic, found), ..., base=, values=found.values)`, found any [n].
+      Learned: the merged model, and the coefficients [n], in a tree like the base with scope "leaf". The same merge of
+      checkpoints of any size: `stream(by_leaf(task_arithmetic, jnp.zeros(n)), sources, sink, base=...,
+      values=found.values)`.
     Raises:
       ShapeError: no trees, the loss is no scalar, or another word for scope. TreeMismatch: trees differ in structure.
     Example:
