@@ -64,6 +64,26 @@ def test_planted_is_found_in_every_model(name: str) -> None:
         np.testing.assert_array_equal(found[group], p, err_msg=group)
 
 
+def test_a_copy_needs_no_assignment_unless_units_are_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    params, axes = zoo("mlp")
+    kernel, bias = np.array(params["a"]["kernel"]), np.array(params["a"]["bias"])
+    kernel[:, 3], bias[3] = kernel[:, 1], bias[1]
+    twins = {**params, "a": {"kernel": kernel, "bias": bias}}
+    g, solved = drawn(axes, 14), []
+    real = gains.solve
+    monkeypatch.setattr(gains, "solve", lambda gain, name: solved.append(name) or real(gain, name=name))
+    for net, needed in ((params, []), (twins, ["a"])):
+        solved.clear()
+        found = weight(net, ws.match.act(net, axes, ws.match.inverse(axes, g)), axes, key=KEY)
+        assert solved == needed
+        np.testing.assert_array_equal(found["b"], g["b"])
+        np.testing.assert_allclose(
+            inner(net, ws.match.act(net, axes, ws.match.inverse(axes, g)), axes, found),
+            inner(net, net, axes, ws.match.identity(axes)),
+            rtol=1e-6,
+        )
+
+
 @pytest.mark.parametrize("name", ["mlp", "resnet20-batch", "gpt", "llama"])
 def test_planted_is_found_in_noise(name: str) -> None:
     params, axes = zoo(name)

@@ -13,6 +13,8 @@ import pytest
 import wspace as ws
 from tests.trace.test_rules import X, between, rows
 from tests.trace.zoo import ZOO
+from wspace.core.containers import show
+from wspace.data import minilm
 
 COUNTED: dict[str, dict[tuple[int, ...], int]] = {
     "mlp": {(8,): 1, (12,): 1},
@@ -77,6 +79,45 @@ def test_groups_of(name: str) -> None:
             assert rows(axes) == wanted
         if axes.groups:
             ws.match.check_invariance(apply, params, axes, ws.match.random_element(axes, key=jax.random.key(0)), X)
+
+
+def test_what_makes_a_weights_inputs() -> None:
+    """For each weight whose inputs can be scaled: the other weights that read them, and the leaves that make them."""
+    asked = {
+        ("mlp", "b/kernel", 0): (set(), {"a/kernel", "a/bias"}),
+        ("mlp", "a/kernel", 0): None,  # the model's input
+        ("gpt", "h0/qkv/kernel", 0): (set(), {"h0/norm1/scale", "h0/norm1/bias"}),
+        ("gpt", "h0/up/kernel", 0): (set(), {"h0/norm2/scale", "h0/norm2/bias"}),
+        ("gpt", "h0/proj/kernel", 0): (set(), {"h0/qkv/kernel", "h0/qkv/bias"}),
+        ("gpt", "h0/down/kernel", 0): None,  # gelu
+        ("llama", "layers/1/q", 0): ({"layers/1/k", "layers/1/v"}, {"layers/1/norm1"}),
+        ("llama", "layers/1/up", 0): ({"layers/1/gate"}, {"layers/1/norm2"}),
+        ("llama", "layers/1/o", 0): (set(), {"layers/1/v"}),
+        ("llama", "layers/1/down", 0): (set(), {"layers/1/up"}),
+        ("llama", "head", 0): (set(), {"norm"}),
+        ("minilm", "encoder.layer.2.attention.output.dense.weight", 1): (
+            set(),
+            {f"encoder.layer.2.attention.self.value.{name}" for name in ("weight", "bias")},
+        ),
+        # norms come after the sums: what they give goes on in the stream, which nothing can take a factor from
+        ("minilm", "encoder.layer.2.attention.self.query.weight", 1): None,
+        ("minilm", "encoder.layer.2.intermediate.dense.weight", 1): None,
+    }
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        batch = minilm.Batch(jnp.arange(12).reshape(2, 6) + 2000, jnp.ones((2, 6), bool))
+        axes = {"minilm": ws.trace.axes(minilm.apply, minilm.shapes(), batch, kind="scale")}
+        for name in ("mlp", "gpt", "llama"):
+            apply, params, inputs = ZOO[name].make()
+            axes[name] = ws.trace.axes(apply, params, *inputs, kind="scale")
+    for (model, leaf, axis), wanted in asked.items():
+        (path,) = (p for p in axes[model].layout if show(p) == leaf)
+        found = axes[model].along(path, axis)
+        assert (wanted is None) == (not found), leaf
+        for group in found:
+            own = {m.exponent for m in group.members if m.path == path and m.axis == axis}
+            same = {show(m.path) for m in group.members if {m.exponent} == own and m.path != path}
+            others = {show(m.path) for m in group.members if {-m.exponent} == own}
+            assert (same, others) == wanted, leaf
 
 
 def test_group_laws_and_wrong_elements() -> None:

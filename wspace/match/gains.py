@@ -18,6 +18,7 @@ from wspace.trace.groups import Symmetries
 Terms = Mapping[Path, Sequence[tuple[Array, Array]]]
 LARGE = 2**26  # multiplications of a product that are worth a compiled program, on whatever device there is
 State = Mapping[str, Any]  # group -> permutation, [*over, size]
+EQUAL = 1e-5  # of |a|^2: a squared distance that is rounding
 BOUND = 0.3  # what a bound counts against a gain that is known; measured on digits nets, 0 and 1 are worse
 
 
@@ -70,16 +71,25 @@ class Pair:
         return sum((self._gain(k, name, g) for k in moving), total)
 
     def best_unknown(self, name: str, g: State) -> np.ndarray:
-        """The best permutation where g lacks groups: sorted values bound what they can bring. int32 `[*over, size]`."""
-        total = self._zero(name)
+        """The best permutation where g lacks groups: sorted values bound what they can bring. int32 `[*over, size]`.
+
+        Where what is known pairs every coordinate with an equal one, nothing is nearer, and nothing has to be solved.
+        """
+        total, ours, theirs = self._zero(name), *np.zeros((2, *self.axes.groups[name].shape))
+        bounds = []
         for k in self.of[name]:
             block, x, y = self.cut[k]
+            along = self._along(block, name)
             for axis in _places(block, name):
                 free = [j for j, n in enumerate(block.names) if n in self.axes.groups and n not in g and j != axis]
-                along = self._along(block, name)
                 y_moved = move(y, block.names, self.axes, g, axis)
-                total += (BOUND if free else 1.0) * _sorted_gain(x, y_moved, axis, along, free)
-        return solve(total, name=name)
+                if free:
+                    bounds.append((x, y_moved, axis, along, free))
+                    continue
+                total += _sorted_gain(x, y_moved, axis, along, free)
+                ours, theirs = ours + _squares(x, axis, along), theirs + _squares(y_moved, axis, along)
+        equal = _equal(total, ours, theirs)
+        return solve(sum((BOUND * _sorted_gain(*b) for b in bounds), total), name=name) if equal is None else equal
 
     def known(self, name: str, g: State) -> float:
         """How much of a group's leaves, by norm, has no other group that g lacks: 0 to 1."""
@@ -133,6 +143,24 @@ def _gain(x: np.ndarray, y: np.ndarray, axis: int, along: tuple[int, ...]) -> np
 def _compiled(x: Array, y: Array, axis: int, along: tuple[int, ...]) -> Array:
     rest = tuple(j for j in range(x.ndim) if j != axis and j not in along)
     return jax.lax.dot_general(x, y, ((rest, rest), (along, along)), precision=jax.lax.Precision.HIGHEST)
+
+
+def _squares(x: np.ndarray, axis: int, along: tuple[int, ...]) -> np.ndarray:
+    """`[*along, axis]`: sums of squares over all other axes."""
+    order = (*along, axis)
+    kept = np.square(x).sum(tuple(j for j in range(x.ndim) if j not in order))
+    return kept.transpose(np.argsort(np.argsort(order)))
+
+
+def _equal(gain: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray | None:
+    """The permutation under which all squared distances `|a|^2 + |b|^2 - 2 <a, b>` are 0, if there is one."""
+    apart = ours[..., :, None] + theirs[..., None, :] - 2 * gain
+    nearest = apart.argmin(-1)
+    least = np.take_along_axis(apart, nearest[..., None], -1)[..., 0]
+    known = (least <= EQUAL * ours) & (ours > 0)
+    if known.all() and (np.sort(nearest, -1) == np.arange(nearest.shape[-1])).all():
+        return nearest.astype(np.int32)
+    return None
 
 
 def _sorted_gain(x: np.ndarray, y: np.ndarray, axis: int, along: tuple[int, ...], free: list[int]) -> np.ndarray:

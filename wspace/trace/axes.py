@@ -75,7 +75,8 @@ def axes(
       inputs: what `apply` takes besides; shapes are those of the traced call.
       kind: "permutation".
         "scale": positive factors, where only homogeneous operations (linear maps, relu, max-pool) lie between. A
-        group's factors multiply each member to the power of its exponent.
+        group's factors multiply each member to the power of its exponent; `result.along(path, axis)` says what makes
+        the inputs of a weight.
         "orthogonal": rotations and reflections, where only linear maps and lengths lie between (the residual stream of
         a model with RMSNorm, once its gains are folded: `ws.match.fold_gains`). Result's `fixed` says what hinders.
       ones: regex on paths, for kind "orthogonal": leaves that are 1 everywhere, as folded gains are.

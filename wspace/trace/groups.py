@@ -84,6 +84,25 @@ class Symmetries:
         hit = {m.path for g in self.groups.values() for m in g.members}
         return tuple(path for path in self.layout if path in hit)
 
+    def along(self, path: Path, axis: int) -> tuple[Group, ...]:
+        """The groups that act on an axis of a leaf.
+
+        With kind "scale" this is what scaling the inputs of a weight costs: the group along its input axis names, as
+        members of the opposite exponent, all that makes this input (the gain and bias of a LayerNorm, the value
+        projection, one half of a gated MLP), and with the same exponent all weights that read it. No group: the input
+        can't be scaled anywhere else.
+
+          >>> import jax.numpy as jnp
+          >>> from wspace.trace.axes import axes
+          >>> def net(p, x): return jnp.maximum(x @ p["up"] + p["bias"][None], 0) @ p["down"]
+          >>> p = {"up": jnp.ones((3, 8)), "bias": jnp.ones(8), "down": jnp.ones((8, 2))}
+          >>> (group,) = axes(net, p, jnp.ones((1, 3)), kind="scale").along(("down",), 0)
+          >>> [str(m) for m in group.members]
+          ['up[1]', 'bias[0]', 'down[0]^-1']
+        """
+        at = (g for g in self.groups.values() if any(m.path == path and m.axis == axis for m in g.members))
+        return tuple(at)
+
     def rows(self) -> list[tuple[str, str, str]]:
         """Name, size and members of each group, as words."""
         out = []
