@@ -148,18 +148,24 @@ def _verify(arguments: argparse.Namespace, console: Console) -> int:
 
 def _inspect(arguments: argparse.Namespace, console: Console) -> int:
     source = open_checkpoint(arguments.path)
+    leaves = Whole(source)
     table = grid("", "name", "dtype", "shape", "size", "mean", "std", "max |w|", "zeros")
-    bad = 0
-    for name, spec in steps(console, "read", source.specs.items()):
-        mean, std, top, zeros, sick = statistics(source[name])
+    bad = count = 0
+    for name in steps(console, "read", list(leaves)):
+        leaf = leaves[name]
+        kind, taken = str(leaf.dtype), source.specs[name].nbytes if name in source else leaf.stored_bits() / 8
+        if name not in source:  # a node: what it stands for is shown, and what it takes
+            kind = f"{getattr(leaf, 'format', type(leaf).__name__)}, {8 * taken / max(leaf.size, 1):.2f} bits"
+            leaf = np.asarray(leaf.materialize())
+        mean, std, top, zeros, sick = statistics(leaf)
         bad += bool(sick)
-        shape, stats = "x".join(map(str, spec.shape)) or "scalar", (mean, std, top, zeros)
-        table.add_row(escape(printable(name)), str(spec.dtype), shape, size(spec.nbytes), *stats)
+        count += leaf.size
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        table.add_row(escape(printable(name)), kind, shape, size(taken), mean, std, top, zeros)
     console.print(table)
-    count = sum(int(np.prod(spec.shape)) for spec in source.specs.values())
     total = sum(spec.nbytes for spec in source.specs.values())
     warning = f", [bold red]{bad} with NaN or infinity[/]" if bad else ""
-    console.print(f"{len(source.specs)} leaves, {count:,} numbers, {size(total)}{warning}")
+    console.print(f"{len(leaves)} leaves, {count:,} numbers, {size(total)}{warning}")
     return 0
 
 

@@ -31,7 +31,7 @@ def pack(codes: Array, bits: int) -> Array:
 
 
 def unpack(stored: Any, shape: tuple[int, ...], bits: int, dtype: str) -> Any:
-    """The inverse of `pack`: codes of this shape and dtype. A flat array is unpacked on the host.
+    """The inverse of `pack`: codes of this shape and dtype. A NumPy array is unpacked on the host.
 
     >>> unpack(np.array([215, 8], np.uint8), (2, 2), 3, "int8")
     array([[-1,  2],
@@ -39,8 +39,8 @@ def unpack(stored: Any, shape: tuple[int, ...], bits: int, dtype: str) -> Any:
     """
     if bits == 8 or bits in NARROW:
         return stored.astype(dtype)
-    count = math.prod(shape)
-    lanes = np.unpackbits(np.asarray(stored), bitorder="little")[: count * bits].reshape(count, bits)
-    codes = np.sum(lanes << np.arange(bits, dtype=np.uint8), axis=1, dtype=np.uint8).reshape(shape)
+    count, xp = math.prod(shape), np if isinstance(stored, np.ndarray) else jnp  # jnp under a trace, for shapes alone
+    lanes = xp.unpackbits(stored, bitorder="little")[: count * bits].reshape(count, bits)
+    codes = xp.sum(lanes << xp.arange(bits, dtype=np.uint8)[None], axis=1, dtype=np.uint8).reshape(shape)
     half = 1 << (bits - 1)
-    return ((codes ^ np.uint8(half)).astype(np.int16) - half).astype(np.int8) if dtype == "int8" else codes
+    return ((codes ^ np.uint8(half)).astype(np.int16) - np.int16(half)).astype(np.int8) if dtype == "int8" else codes
