@@ -68,11 +68,20 @@ SCALED: dict[str, Callable[[Models, Tree, float], Tree]] = {
     "DELLA": lambda m, b, lam: ws.merge.della(0.5, lam=lam)(*m, base=b, key=KEY),
     "breadcrumbs": lambda m, b, lam: ws.merge.breadcrumbs(0.9, lam=lam)(*m, base=b),
 }
+# The same; SVDs, rotations or descent for every matrix, which take many minutes on a transformer.
+SPECTRAL: dict[str, Callable[[Models, Tree, float], Tree]] = {
+    "TSV-Merge": lambda m, b, lam: ws.merge.tsv(lam)(*m, base=b),
+    "Iso-C": lambda m, b, lam: ws.merge.iso_c(lam)(*m, base=b),
+    "Iso-CTS": lambda m, b, lam: ws.merge.iso_cts(lam)(*m, base=b),
+    "WUDI": lambda m, b, lam: ws.merge.wudi(lam=lam)(*m, base=b),
+    "OrthoMerge": lambda m, b, lam: ws.merge.ortho_merge(lam)(*m, base=b),
+}
 
 
 class Family(NamedTuple):
     """Fine-tunes of one base, by task in order. score: params -> value of each task on test data, larger is better.
-    train_score: the mean over tasks on training data. loss: training loss, traceable; None draws no surface."""
+    train_score: the mean over tasks on training data. loss: training loss, traceable; None draws no surface.
+    spectral: whether SPECTRAL is run."""
 
     title: str
     lead: str
@@ -81,6 +90,7 @@ class Family(NamedTuple):
     score: Callable[[Tree], Mapping[str, float]]
     train_score: Callable[[Tree], float]
     loss: Callable[[Tree], Any] | None = None
+    spectral: bool = False
 
 
 class Scored(NamedTuple):
@@ -120,6 +130,7 @@ def digits_family() -> Family:
         base, models, score,
         lambda params: float(np.mean(list(score(params, "train").values()))),
         lambda params: tasks.loss(model.apply, params, images, labels),
+        spectral=True,
     )  # fmt: skip
 
 
@@ -169,14 +180,15 @@ def scored(family: Family, lams: Sequence[float]) -> dict[str, Scored]:
     """Base, fine-tunes, then every method of the zoo."""
     found = {name: Scored(family.score(p)) for name, p in {"base": family.base, **family.models}.items()}
     models = list(family.models.values())
+    scaled = SCALED | (SPECTRAL if family.spectral else {})
 
     def merged(name: str, lam: float | None) -> tuple[Tree, float]:
         start = time.perf_counter()
-        made = PLAIN[name](models, family.base) if lam is None else SCALED[name](models, family.base, lam)
+        made = PLAIN[name](models, family.base) if lam is None else scaled[name](models, family.base, lam)
         return jax.block_until_ready(made), time.perf_counter() - start
 
-    for name in (*PLAIN, *SCALED):
-        tried = [(lam, *merged(name, lam)) for lam in (lams if name in SCALED else (None,))]
+    for name in (*PLAIN, *scaled):
+        tried = [(lam, *merged(name, lam)) for lam in (lams if name in scaled else (None,))]
         lam, made, seconds = max(tried, key=lambda one: family.train_score(one[1])) if len(tried) > 1 else tried[0]
         found[name] = Scored(family.score(made), lam, seconds)
         print(f"{family.title:8} {name:16} {found[name].mean:.3f}")

@@ -36,9 +36,10 @@ def test_every_method_merges_and_the_page_has_every_part() -> None:
         score,
         lambda params: -float(jnp.sum(params["layer"]["kernel"])),
         lambda params: 1 + jnp.sum(params["layer"]["kernel"] ** 2),
+        spectral=True,
     )
     found = zoo["scored"](family, (0.5, 1.0))
-    assert set(found) == {"base", *names, *zoo["PLAIN"], *zoo["SCALED"]}
+    assert set(found) == {"base", *names, *zoo["PLAIN"], *zoo["SCALED"], *zoo["SPECTRAL"]}
     sections = dict(zoo["sections"](family, found))
     assert list(sections) == ["Toy: scores", "Toy: task vectors", "Toy: the plane through the three"]
     drawn = [block for blocks in sections.values() for block in blocks if hasattr(block, "svg")]

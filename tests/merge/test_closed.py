@@ -12,6 +12,7 @@ import pytest
 from tests.merge.seed_rows import positive
 from tests.rows import close, like, tree, weights
 from wspace import merge
+from wspace.core.containers import as_params
 from wspace.core.errors import ShapeError, SideTreeError, WspaceError
 from wspace.core.implicit import is_implicit
 from wspace.merge.uncertainty import uncertainty_array, uncertainty_full_array
@@ -120,6 +121,11 @@ def test_emr_brings_a_lone_task_back_and_keeps_sign_and_length_of_each() -> None
         np.testing.assert_allclose(np.abs(got).sum(), np.abs(own).sum(), rtol=1e-5)
         assert task["dense"]["kernel"].unified is unified["dense"]["kernel"]  # shared, not copied
         assert task["dense"]["kernel"].base is BASE["dense"]["kernel"]
+        nodes = [
+            leaf for _, leaf in sorted(as_params(task).leaves.items(), key=str) if isinstance(leaf, merge.Modulated)
+        ]
+        masked = np.concatenate([np.where(x.mask, x.unified, 0).ravel() for x in nodes])
+        assert np.sum((own - masked) ** 2) < np.sum((own - whole(unified)) ** 2)  # the paper's equation 4
     largest = np.max([np.abs(whole(m) - whole(BASE)) for m in (A, B, C)], axis=0)
     assert np.all(np.abs(whole(unified)) <= largest * (1 + 1e-6))
 
