@@ -155,17 +155,11 @@ def flexround(w: np.ndarray, gram: np.ndarray, bits: int, group: int, steps: int
     return hard(best)
 
 
-@matrices
-def signround(
-    w: np.ndarray,
-    gram: np.ndarray,
-    bits: int,
-    group: int,
-    steps: int,
-    symmetric: bool,
-    lr: float,
-    range_lr: float,
-) -> np.ndarray:
+def ranged(
+    w: np.ndarray, gram: np.ndarray, bits: int, group: int, offset: str
+) -> tuple[Learned, Slope, Callable[[Learned], np.ndarray]]:
+    """What SignRound and AdaQuant share on asymmetric integers: an offset of each weight, in steps as they are ("v") or
+    as they were ("move"), and factors of both ends of each range."""
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     blocks = w.reshape(-1, group, w.shape[1])
     least, most = np.minimum(blocks.min(1), 0), np.maximum(blocks.max(1), 0)
@@ -173,32 +167,43 @@ def signround(
     def each(x: np.ndarray) -> np.ndarray:
         return np.repeat(x, group, axis=0)
 
+    was = each((most - least) / (high - low))
+
     def made(x: Learned) -> tuple[np.ndarray, ...]:
         bottom, top = x["low"] * least, x["high"] * most
         scale = (top - bottom) / (high - low)
         zero = np.round(-bottom / scale) + low
-        whole = np.round(w / each(scale) + x["v"] + each(zero))
-        return scale, zero, whole, (whole >= low) & (whole <= high)
+        shift = x[offset] if offset == "v" else x[offset] * was / each(scale)
+        place = w / each(scale) + shift
+        whole = np.round(place + each(zero))
+        inside = (whole >= low) & (whole <= high)
+        return scale, zero, np.clip(whole, low, high) - each(zero), inside, w / each(scale) if offset == "v" else place
 
     def slope(x: Learned, t: float) -> tuple[float, Learned]:
-        scale, zero, whole, inside = made(x)
-        codes = np.clip(whole, low, high) - each(zero)
-        g = 2 * gram @ (codes * each(scale) - w)
-        by_scale = (g * (codes - np.where(inside, w / each(scale), 0))).reshape(blocks.shape).sum(1)
+        scale, _, codes, inside, place = made(x)
+        g = 2 * gram @ (codes * each(scale) - w) / unit
+        by_scale = (g * (codes - np.where(inside, place, 0))).reshape(blocks.shape).sum(1)
         by_zero = (g * np.where(inside, 0, -each(scale))).reshape(blocks.shape).sum(1)
         by_scale += by_zero * x["low"] * least / scale**2  # zero = -low least / s
         by_low = -by_scale * least / (high - low) - by_zero * least / scale
-        slopes = {"v": g * np.where(inside, each(scale), 0), "low": by_low, "high": by_scale * most / (high - low)}
+        by_offset = g * np.where(inside, each(scale) if offset == "v" else was, 0)
+        slopes = {offset: by_offset, "low": by_low, "high": by_scale * most / (high - low)}
         return error_of(codes * each(scale), w, gram), slopes
 
     def hard(x: Learned) -> np.ndarray:
-        scale, zero, whole, _ = made(x)
-        return (np.clip(whole, low, high) - each(zero)) * each(scale)
+        scale, _, codes, _, _ = made(x)
+        return codes * each(scale)
 
-    def bounded(x: Learned) -> Learned:
-        return {"v": np.clip(x["v"], -0.5, 0.5), "low": np.clip(x["low"], 0, 1), "high": np.clip(x["high"], 0, 1)}
+    start = {offset: np.zeros_like(w), "low": np.ones_like(least), "high": np.ones_like(most)}
+    unit = error_of(hard(start), w, gram) / w.size
+    return start, slope, hard
 
-    start = {"v": np.zeros_like(w), "low": np.ones_like(least), "high": np.ones_like(most)}
+
+@matrices
+def signround(
+    w: np.ndarray, gram: np.ndarray, bits: int, group: int, steps: int, symmetric: bool, lr: float, range_lr: float
+) -> np.ndarray:
+    start, slope, hard = ranged(w, gram, bits, group, "v")
     best = learned(
         start,
         slope,
@@ -207,9 +212,18 @@ def signround(
         steps,
         pace=lambda t: 1 - t,
         rule="sign",
-        bounded=bounded,
+        bounded=lambda x: {n: np.clip(v, *((-0.5, 0.5) if n == "v" else (0, 1))) for n, v in x.items()},
     )
     return hard(best)
+
+
+@matrices
+def adaquant(
+    w: np.ndarray, gram: np.ndarray, bits: int, group: int, steps: int, lr: float, range_lr: float = 3e-3
+) -> np.ndarray:
+    start, slope, hard = ranged(w, gram, bits, group, "move")
+    rates = {"move": lr, "low": range_lr, "high": range_lr}
+    return hard(learned(start, slope, lambda x: error_of(hard(x), w, gram), rates, steps))
 
 
 LEVELS = np.array(named("nf4").levels)
@@ -365,5 +379,12 @@ ROWS = [
         numeric={"exponent": 0.8},
         matrices=True,
         families=("quantizer",),
+    ),
+    row(
+        "quant.adaquant",
+        ws.quant.adaquant,
+        adaquant,
+        {"bits": 3, "group": 8, "steps": 12, "lr": 0.05},
+        {"lr": 0.03, "range_lr": 0.01},
     ),
 ]

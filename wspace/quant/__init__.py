@@ -4,6 +4,9 @@ from wspace.quant import layouts as layouts
 from wspace.quant.activations import fake_quantize_activations as fake_quantize_activations
 from wspace.quant.activations import quantize_activations as quantize_activations
 from wspace.quant.activations import static_scales as static_scales
+from wspace.quant.adaquant import adaquant as adaquant
+from wspace.quant.adaquant import adaquant_layer as adaquant_layer
+from wspace.quant.adaquant import tune_bias as tune_bias
 from wspace.quant.adaround import adaround as adaround
 from wspace.quant.additive import VectorCodes as VectorCodes
 from wspace.quant.additive import additive as additive
@@ -39,6 +42,7 @@ from wspace.quant.kv_cache import fold_channel_affine as fold_channel_affine
 from wspace.quant.kv_cache import past_only_attention as past_only_attention
 from wspace.quant.kv_cache import quantize_kv as quantize_kv
 from wspace.quant.norm_scales import reparameterize_norm as reparameterize_norm
+from wspace.quant.norm_tweaking import norm_tweak as norm_tweak
 from wspace.quant.nupes import nupes as nupes
 from wspace.quant.oscillation import confidence_guided as confidence_guided
 from wspace.quant.oscillation import qk_product as qk_product
