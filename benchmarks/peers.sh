@@ -5,5 +5,5 @@ set -eu
 folder=${1:-.peers}
 python=${PY:-python3}
 [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
-"$folder/bin/python" -m pip install --quiet mergekit==0.1.4
+"$folder/bin/python" -m pip install --quiet mergekit==0.1.5
 "$folder/bin/python" -c "import mergekit, torch; print('mergekit and torch', torch.__version__, 'in $folder')"

@@ -297,13 +297,13 @@ def test_fault_32_an_input_changes_meanwhile(
 ) -> None:
     from wspace.app import execute
 
-    real = execute.stream
+    real = execute.transfer
 
     def meddle(*args: Any, **kwargs: Any) -> None:
         real(*args, **kwargs)
         broken(here / "a", lambda b: b + b"more")
 
-    monkeypatch.setattr(execute, "stream", meddle)
+    monkeypatch.setattr(execute, "transfer", meddle)
     fails(here, capsys, "a/model.safetensors", "changed")
 
 
@@ -311,12 +311,12 @@ SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and its children too
 from wspace.app import execute, cli
-real = execute.stream
+real = execute.transfer
 def wait(*args, **kwargs):
     print("running", flush=True)
     time.sleep(30)
     real(*args, **kwargs)
-execute.stream = wait
+execute.transfer = wait
 sys.exit(cli.main(["run", "recipe.yml", "out", "--quiet"]))
 """
 
@@ -342,6 +342,15 @@ def test_fault_39_a_rerun_is_byte_identical(here: Path) -> None:
     first = {p.name: p.read_bytes() for p in (here / "out").rglob("*") if p.is_file()}
     runs("--overwrite")
     assert {p.name: p.read_bytes() for p in (here / "out").rglob("*") if p.is_file()} == first
+
+
+def test_a_bare_run_has_the_same_weights_and_no_records(here: Path) -> None:
+    runs()
+    first = (here / "out" / "model.safetensors").read_bytes()
+    runs("--overwrite", "--bare")
+    assert (here / "out" / "model.safetensors").read_bytes() == first
+    found = {p.name for p in (here / "out").iterdir()}
+    assert not found & {"report.html", "ledger.json"} and {"config.json", "wspace-manifest.json"} <= found
 
 
 def test_fault_45_unfinished_orbax(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import wspace as ws
 from tests.rows import ROWS, Row
+from wspace.core import blocks
 from wspace.core.containers import as_params, is_weight, show
 
 
@@ -34,19 +36,21 @@ class Counting(Mapping[str, Any]):
         return len(self.leaves)
 
 
+def flat(side: Any, paths: list[Any]) -> Any:
+    """A side tree by shown path."""
+    if isinstance(side, tuple):
+        return tuple(flat(s, paths) for s in side)
+    entries = as_params(side, stop=paths).leaves
+    return {show(p): x for p, x in entries.items() if x is not None}
+
+
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_stream_equals_memory_bitwise_and_reads_each_leaf_passes_times(row: Row) -> None:
     trees, given = row.example()
     sources = [Counting(t) for t in trees]
     paths = list(as_params(trees[0]).leaves)
 
-    def flat(side: Any) -> Any:
-        if isinstance(side, tuple):
-            return tuple(flat(s) for s in side)
-        entries = as_params(side, stop=paths).leaves
-        return {show(p): x for p, x in entries.items() if x is not None}
-
-    sides = {name: side if name == "key" else flat(side) for name, side in given.items()}
+    sides = {name: side if name == "key" else flat(side, paths) for name, side in given.items()}
     sink: dict[str, Any] = {}
     t = row.transform()
     ticks: list[tuple[int, int]] = []
@@ -59,3 +63,22 @@ def test_stream_equals_memory_bitwise_and_reads_each_leaf_passes_times(row: Row)
     for source in sources:
         assert all(source.reads[name] == t.passes for name, x in memory.items() if is_weight(x)), source.reads
     assert ticks[-1][0] == ticks[-1][1] == len(ticks)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.transform().folds], ids=str)
+def test_leaves_on_the_host_in_blocks_equal_memory_bitwise(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes from files goes block by block where the program allows it; a block here is 5 entries."""
+    monkeypatch.setattr(blocks, "BLOCK", 5)
+    trees, given = row.example()
+    paths = list(as_params(trees[0]).leaves)
+    sides = {name: side if name == "key" else flat(side, paths) for name, side in given.items()}
+    sides = {name: side if name == "key" else jax.tree.map(on_host, side) for name, side in sides.items()}
+    sink: dict[str, Any] = {}
+    ws.stream(row.transform(), [Counting(jax.tree.map(on_host, t)) for t in trees], sink, **sides)
+    for path, leaf in as_params(row.result).leaves.items():
+        for a, b in zip(jax.tree.leaves(sink.get(show(path))), jax.tree.leaves(leaf), strict=True):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=show(path))
+
+
+def on_host(x: Any) -> Any:
+    return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)

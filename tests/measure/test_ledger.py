@@ -19,7 +19,7 @@ import wspace as ws
 from tests.rows import like, tree
 from wspace.core.errors import TreeMismatch
 from wspace.measure import Entry, compare, ledger
-from wspace.measure.ledger import CHUNK
+from wspace.measure.ledger import CHUNK, HALF
 
 RNG = np.random.default_rng(0)
 
@@ -165,3 +165,23 @@ def test_trees_that_do_not_match_are_refused() -> None:
         ledger(before, {**like(before, RNG), "dense": {"kernel": before["dense"]["kernel"]}})
     with pytest.raises(TreeMismatch, match=r"w is \(2,\) before and \(1,\) after"):
         compare("w", np.ones(2), np.ones(1))
+
+
+def test_bfloat16_has_a_way_of_its_own_with_the_same_numbers() -> None:
+    """Zeros of both signs, sign flips, many chunks, an odd rest; NaN goes the long way."""
+    a, b = (RNG.standard_normal(3 * HALF + 5).astype(ml_dtypes.bfloat16) for _ in range(2))
+    a[::11], b[::7], b[1::77], b[2::5] = 0, 0, -0.0, a[2::5]
+    want = slow("w", a, b, (16 * a.size, 16 * a.size))
+    got = compare("w", a, b)
+    assert (got.changed, got.max_error, got.sign_flips, got.sparsity) == (
+        want.changed,
+        want.max_error,
+        want.sign_flips,
+        want.sparsity,
+    )
+    assert got.relative == pytest.approx(want.relative, rel=1e-6) and got.cosine == pytest.approx(want.cosine, abs=1e-6)
+    near = (a.astype(np.float32) * (1 + 2.0**-6)).astype(ml_dtypes.bfloat16)
+    tight = slow("w", a, near, (0, 0)).cosine
+    assert 1 - (compare("w", a, near).cosine or 0) == pytest.approx(1 - (tight or 0), rel=1e-2)
+    b[4] = np.nan
+    assert compare("w", a, b).relative is None and compare("w", b, b).changed == 0

@@ -82,6 +82,9 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("out", metavar="OUT", type=Path, help="output folder; complete or absent, never half")
     run.add_argument("--overwrite", action="store_true", help="replace what is in OUT, once the new output is complete")
     run.add_argument("--allow-nonfinite", action="store_true", help="let NaN and infinity through")
+    run.add_argument(
+        "--bare", action="store_true", help="no ledger, no report, no digests of the inputs: less CPU time"
+    )
     run.add_argument("--seed", type=_seed, metavar="N", help="seed of all that is random (default: the recipe's)")
     _recipe_arguments(command("plan", "Show what a recipe would do and cost, without doing it.", _with_recipe))
 

@@ -44,19 +44,21 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         recipe = replace(recipe, seed=arguments.seed)
     began = time.perf_counter()
     with tracked(console) as track:
-        job, result = run_recipe(recipe, arguments.out, track, overwrite=arguments.overwrite)
+        job, result = run_recipe(recipe, arguments.out, track, overwrite=arguments.overwrite, bare=arguments.bare)
     if result.scores:
         show(console, scores_table(result), "Scores")
-    if len(result.ledger) <= 30:
+    if 0 < len(result.ledger) <= 30:
         show(console, ledger_table(result.ledger), f"Ledger against {job.reference.label}", SHORT)
     for note in result.notes:
         console.print(f"note: {escape(note)}")
     console.print(escape(planned(job).summary()))
-    before, after = (sum(getattr(r, f"bits_{when}") for r in result.ledger) / 8 for when in ("before", "after"))
-    console.print(f"weights: {size(before)} before, {size(after)} after ({before / max(after, 1):.2f} times smaller)")
-    console.print(
-        f"done in {time.perf_counter() - began:.1f} s: [bold]{arguments.out}[/] (open {arguments.out}/report.html)"
-    )
+    if result.ledger:
+        before, after = (sum(getattr(r, f"bits_{when}") for r in result.ledger) / 8 for when in ("before", "after"))
+        console.print(
+            f"weights: {size(before)} before, {size(after)} after ({before / max(after, 1):.2f} times smaller)"
+        )
+    report = "" if arguments.bare else f" (open {arguments.out}/report.html)"
+    console.print(f"done in {time.perf_counter() - began:.1f} s: [bold]{arguments.out}[/]{report}")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ from wspace.app.weights import Weights, check_finite, from_tree, opened
 from wspace.core.containers import show
 from wspace.core.errors import RecipeError, nearest, printable
 from wspace.core.implicit import Implicit, dense, is_implicit, materialize
-from wspace.core.plan import Plan, plan
-from wspace.core.run import prepare, shapes, stream
+from wspace.core.plan import Plan, tabulate
+from wspace.core.run import Ready, prepare, stream, transfer
 from wspace.core.stored import facts_of, parts_of
 from wspace.core.transform import Transform, narrow
 from wspace.core.typing import Leaf, Progress
@@ -32,7 +33,8 @@ PATH = tuple(i / 10 for i in range(11))  # where the path from the base to the m
 Track = Callable[[str], Progress]  # a name for what is going on -> its progress callback
 
 
-class Opened(NamedTuple):
+@dataclass(frozen=True)
+class Opened:
     """A recipe with its sources open and its transforms built; nothing read, nothing computed but computed sources."""
 
     recipe: Recipe
@@ -42,6 +44,12 @@ class Opened(NamedTuple):
     @property
     def models(self) -> list[Weights]:
         return [self.sources[name] for name in self.work.models]
+
+    @cached_property
+    def ready(self) -> Ready:
+        """All of it, checked."""
+        t = self.work.transform
+        return prepare(t, self.models, key=self.key(t), sides=self.sides())
 
     @property
     def reference(self) -> Weights:
@@ -95,7 +103,7 @@ def open_recipe(recipe: Recipe, track: Track) -> Opened:
         job = _opened(recipe, *merge_work(recipe.merges[-1], sources, made, recipe.mismatch))
     else:
         job = _opened(recipe, *work(recipe, made, sources))
-    return job._replace(work=job.work._replace(notes=(*notes, *job.work.notes)))
+    return Opened(recipe, job.sources, job.work._replace(notes=(*notes, *job.work.notes)))
 
 
 def _opened(recipe: Recipe, made: Work, sources: Mapping[str, Weights]) -> Opened:
@@ -104,8 +112,7 @@ def _opened(recipe: Recipe, made: Work, sources: Mapping[str, Weights]) -> Opene
 
 def planned(job: Opened) -> Plan:
     """The table of what would happen."""
-    t = job.work.transform
-    return plan(t, *job.models, key=job.key(t), **job.sides())
+    return tabulate(job.ready)
 
 
 @dataclass
@@ -133,13 +140,20 @@ class Expanded(NamedTuple):
     nodes: dict[str, Any]
 
 
-def run_recipe(recipe: Recipe, out: Path, track: Track, *, overwrite: bool = False) -> tuple[Opened, Result]:
-    """Run a recipe into a folder: complete when this returns, absent if it raises."""
+def run_recipe(
+    recipe: Recipe, out: Path, track: Track, *, overwrite: bool = False, bare: bool = False
+) -> tuple[Opened, Result]:
+    """Run a recipe into a folder: complete when this returns, absent if it raises.
+
+    bare: the weights and what belongs to them, but no ledger, report or digests of the inputs.
+    """
     check_out(out, inputs(recipe.sources), overwrite=overwrite)
     job = open_recipe(recipe, track)
-    t, result = job.work.transform, Result(notes=list(job.work.notes))
-    ready = prepare(t, job.models, key=job.key(t), sides=job.sides())
-    made = expanded(job, {show(path): x for path, x in shapes(t, ready, job.key(t)).items()})
+    result = Result(notes=list(job.work.notes))
+    ready = job.ready
+    made = expanded(job, {show(path): x for path, x in (ready.made or {}).items()})
+    if "peft" in recipe.output.formats and bare:
+        raise RecipeError(printable(f"{recipe.file}: an adapter folder needs the ledger; leave --bare out"))
     if "peft" in recipe.output.formats and not any(facts["kind"] == LoRA.__name__ for facts in made.nodes.values()):
         raise RecipeError(printable(f"{recipe.file}: format peft: the result has no LoRA leaf to write as an adapter"))
     notes = {key: text for key, text in job.models[0].metadata.items() if key != NODES}
@@ -147,20 +161,20 @@ def run_recipe(recipe: Recipe, out: Path, track: Track, *, overwrite: bool = Fal
     read = [checkpoint for w in job.sources.values() for checkpoint in w.checkpoints]
     options: dict[str, Any] = {"shard_size": recipe.output.shard_size, "overwrite": overwrite, "inputs": read}
     with write_folder(out, made.specs, structure=made.structure, metadata=notes, **options) as sink:
-        tee = Tee(sink, job, made, result, keep=recipe.evaluate is not None)
-        stream(t, job.models, tee, key=job.key(t), progress=track("transform"), **job.sides())
+        tee = Tee(sink, job, result, keep=recipe.evaluate is not None, bare=bare)
+        transfer(ready, tee, track("transform"))
         if recipe.evaluate is not None:
             evaluate(job, tee.kept, result, track("evaluate"))
-        write_records(job, sink, result)
+        write_records(job, sink, result, bare=bare)
     return job, result
 
 
 class Tee(dict[str, Leaf]):
     """What `stream` writes to: each leaf is checked, entered in the ledger, cast and stored; kept if evaluated."""
 
-    def __init__(self, sink: FolderSink, job: Opened, made: Expanded, result: Result, keep: bool) -> None:
+    def __init__(self, sink: FolderSink, job: Opened, result: Result, *, keep: bool, bare: bool) -> None:
         super().__init__()
-        self.sink, self.job, self.made, self.result, self.keep = sink, job, made, result, keep
+        self.sink, self.job, self.result, self.keep, self.bare = sink, job, result, keep, bare
         self.kept: dict[str, Leaf] = {}
 
     def __setitem__(self, name: str, leaf: Leaf) -> None:
@@ -168,7 +182,8 @@ class Tee(dict[str, Leaf]):
         dense_leaf = leaf.materialize() if isinstance(leaf, Implicit) else leaf
         if not self.job.recipe.allow_nonfinite:
             check_finite(dense_leaf, name, "the result")
-        self.result.ledger.append(compare(name, self.job.reference.source[name], leaf))
+        if not self.bare:
+            self.result.ledger.append(compare(name, self.job.reference.source[name], leaf))
         if isinstance(leaf, LoRA) and "peft" in self.job.recipe.output.formats:
             self.result.adapters[name] = replace(leaf, base=None)
         if self.keep:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Mapping, Sequence
+from html import escape
 from typing import Any
 
 from wspace.core.errors import MissingExtra
@@ -23,27 +24,31 @@ def curve(ts: Sequence[float], lines: Mapping[str, Sequence[float]], xlabel: str
     return _svg(figure)
 
 
-def bars(
-    values: Mapping[str, float], xlabel: str, most: int = 40, low: float | None = None, grey: Collection[str] = ()
-) -> str:
-    """One horizontal bar a name, in the order given; of more than `most`, the largest.
+def bars(values: Mapping[str, float], xlabel: str, most: int = 40, low: float = 0.0, grey: Collection[str] = ()) -> str:
+    """One horizontal bar a name, in the order given, its value at its end; of more than `most`, the largest.
 
-    low: where the axis starts, if not at zero. grey: names that stand back.
+    low: where the axis starts. grey: names that stand back. Drawn by hand: every run has one, with matplotlib or not.
     """
     if len(values) > most:
         largest = sorted(values, key=values.__getitem__, reverse=True)[:most]
         values = {name: v for name, v in values.items() if name in largest}
-    figure, axes = _axes(7.2, 0.7 + 0.24 * max(len(values), 2))
-    names = list(values)[::-1]
-    colors = ["#b8c0cc" if n in grey else COLORS[0] for n in names]
-    axes.barh(names, [values[n] for n in names], color=colors, height=0.66)
-    axes.set_xlabel(xlabel)
-    if low is not None:
-        top = max(values.values())
-        axes.set_xlim(low, top + 0.04 * (top - low))
-    axes.tick_params(axis="y", labelsize=8)
-    axes.grid(axis="y", visible=False)
-    return _svg(figure)
+    top = max((v for v in values.values()), default=1.0)
+    left, width, step = 16 + 6.2 * max(map(len, values), default=0), 720, 21
+    scale = (width - left - 60) / (top - low if top > low else 1)
+    drawn = []
+    for i, (name, value) in enumerate(values.items()):
+        y, color = step * i + 6, "#b8c0cc" if name in grey else COLORS[0]
+        long = max(0.0, scale * (value - low))
+        drawn += [
+            f'<text x="{left - 8:.1f}" y="{y + 11}" text-anchor="end">{escape(name)}</text>',
+            f'<rect x="{left:.1f}" y="{y}" width="{long:.1f}" height="14" rx="2" fill="{color}"/>',
+            f'<text x="{left + long + 6:.1f}" y="{y + 11}">{value:.3g}</text>',
+        ]
+    height = step * len(values) + 32
+    drawn.append(f'<text x="{left:.1f}" y="{height - 8}" fill="#667085">{escape(xlabel)}</text>')
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    style = 'font-family="system-ui, Segoe UI, sans-serif" font-size="12" fill="#1c2330"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(drawn)}</svg>'
 
 
 def grouped(groups: Mapping[str, Mapping[str, float]], ylabel: str) -> str:

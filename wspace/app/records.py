@@ -15,7 +15,7 @@ from wspace.app.changes import set_dtype
 from wspace.app.report import Block, Figure, Table, Text, page
 from wspace.core.errors import MissingExtra, TreeMismatch, listed
 from wspace.core.plan import HEAD as PLAN
-from wspace.core.plan import plan
+from wspace.core.plan import tabulate
 from wspace.io import (
     FolderSink,
     config_differences,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from wspace.app.execute import Opened, Result
 
 
-def write_records(job: Opened, sink: FolderSink, result: Result) -> None:
-    """Everything but the weights, into the folder while it is still hidden."""
+def write_records(job: Opened, sink: FolderSink, result: Result, *, bare: bool = False) -> None:
+    """Everything but the weights, into the folder while it is still hidden; of a bare run what takes no reading."""
     folder, recipe = sink.directory, job.recipe
     keeper = job.reference
     if keeper.folder is not None and keeper.folder.is_dir():
@@ -43,16 +43,17 @@ def write_records(job: Opened, sink: FolderSink, result: Result) -> None:
             result.notes += change.apply(folder)
     folders = {w.label: w.folder for w in job.sources.values() if w.folder and w.checkpoints}
     result.notes += [str(d) for d in config_differences(list(folders.values()))]
-    digests = {w.label: digest(w.checkpoints[-1].path) for w in job.sources.values() if w.checkpoints}
+    digests = {w.label: digest(w.checkpoints[-1].path) for w in job.sources.values() if w.checkpoints and not bare}
     sink.record.update(recipe=recipe.text, sets=list(recipe.sets), inputs=digests, wspace=wspace.__version__)
     suffix = Path(recipe.file).suffix or ".txt"
     (folder / f"recipe{suffix}").write_text(recipe.text, encoding="utf-8")
-    rows = [row._asdict() for row in result.ledger]
-    (folder / "ledger.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     title = recipe.title or Path(recipe.file).name
     if folders:
         write_card(folder, model_card(title, digests, recipe.text, job.work.base))
-    (folder / "report.html").write_text(report(job, result, title, digests), encoding="utf-8")
+    if not bare:
+        rows = [row._asdict() for row in result.ledger]
+        (folder / "ledger.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        (folder / "report.html").write_text(report(job, result, title, digests), encoding="utf-8")
     if "peft" in recipe.output.formats:
         write_peft(folder / "adapter", result, str(keeper.folder or ""))
     if "orbax" in recipe.output.formats:
@@ -72,8 +73,7 @@ def write_peft(folder: Path, result: Result, base: str) -> None:
 
 def report(job: Opened, result: Result, title: str, digests: Mapping[str, Mapping[str, str]]) -> str:
     """The report page."""
-    t = job.work.transform
-    table = plan(t, *job.models, key=job.key(t), **job.sides())
+    table = tabulate(job.ready)
     sections: list[tuple[str, list[Block]]] = []
     if result.scores:
         sections.append(

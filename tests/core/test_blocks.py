@@ -1,0 +1,100 @@
+"""Deleted, a leaf could be cut into blocks where its entries depend on each other, or be rounded in another way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+import wspace as ws
+from wspace.core import blocks
+from wspace.core.blocks import blockwise
+from wspace.stats import quantile
+
+RNG = np.random.default_rng(0)
+WHOLE = jnp.asarray(RNG.standard_normal((5, 13)), jnp.float32)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 16)
+
+
+def leaf(dtype: Any = np.float32) -> np.ndarray:
+    return RNG.standard_normal((5, 13)).astype(dtype)
+
+
+@jax.jit
+def scaled(x: jax.Array, c: jax.Array) -> jax.Array:
+    return c * x
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        lambda xs: jnp.asarray(xs[0]) + scaled(xs[1], jnp.float32(0.3)),  # in one program it would round once
+        lambda xs: jnp.asarray(xs[0]).astype(jnp.bfloat16).astype(jnp.float32) - xs[1],  # in one, not at all
+        lambda xs: jnp.where(jnp.abs(xs[0]) > xs[1], jax.nn.relu(xs[0]), jnp.float32(0.5)),
+        lambda xs: quantile.keep_largest(jnp.asarray(xs[0]), 20) * xs[1],
+    ],
+    ids=["product and sum", "cast and cast back", "select", "twin on the host"],
+)
+def test_blocks_round_as_the_whole_leaf_does(apply: Any) -> None:
+    xs = (leaf(), leaf())
+    found = blockwise(apply, xs)
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_array_equal(found, np.asarray(apply(xs)))
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        lambda xs: xs[0] / jnp.sum(xs[0]),
+        lambda xs: jnp.asarray(xs[0])[::-1],
+        lambda xs: jnp.cumsum(xs[0], axis=0),
+        lambda xs: xs[0] * jnp.arange(13, dtype=jnp.float32)[None],
+        lambda xs: xs[0] + jax.random.uniform(jax.random.key(0), (5, 13)),
+        lambda xs: xs[0] @ jnp.ones((13, 13), jnp.float32),
+        lambda xs: xs[0] + WHOLE,
+    ],
+    ids=["sum", "turned", "scan", "by column", "random", "product", "a whole constant"],
+)
+def test_what_is_not_entrywise_stays_whole(apply: Any) -> None:
+    assert blockwise(apply, (leaf(),)) is None
+
+
+def test_leaves_of_other_shapes_share_programs_but_not_numbers() -> None:
+    def apply(c: float) -> Any:
+        return lambda xs: xs[0] * jnp.float32(c)
+
+    x, before = leaf(ml_dtypes.bfloat16).astype(np.float32), len(blocks._KNOWN)
+    for shape, c in (((5, 13), 2.0), ((65,), 3.0), ((13, 5, 1), -1.0)):
+        np.testing.assert_array_equal(blockwise(apply(c), (x.reshape(shape),)), x.reshape(shape) * np.float32(c))
+    assert len(blocks._KNOWN) - before <= 1
+
+
+def test_small_device_and_strided_leaves_stay_whole() -> None:
+    for x in (np.ones(15, np.float32), jnp.ones(64), np.ones((16, 16), np.float32).T):
+        assert blockwise(lambda xs: xs[0] * jnp.float32(2), (x,)) is None
+
+
+@pytest.mark.parametrize("k", [0, 1, 7, 64, 65])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_twin_of_largest_mask(k: int, dtype: Any) -> None:
+    w = np.round(RNG.standard_normal(65), 1).astype(dtype)  # many ties
+    w[3], w[9] = np.inf, -0.0
+    order = np.argsort(-np.abs(w.astype(np.float64)), kind="stable")
+    expected = np.zeros(65, bool)
+    expected[order[:k]] = True
+    np.testing.assert_array_equal(quantile._mask_on_host(w, k), expected)
+
+
+def test_a_stream_of_files_goes_through_blocks() -> None:
+    base, a, b = ({"w": leaf(ml_dtypes.bfloat16)} for _ in range(3))
+    out: dict[str, Any] = {}
+    ws.stream(ws.merge.ties(density=0.3), [a, b], out, base=base)
+    assert isinstance(out["w"], np.ndarray) and out["w"].dtype == ml_dtypes.bfloat16

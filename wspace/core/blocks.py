@@ -1,0 +1,275 @@
+"""Leaves that lie on the host, transformed a block at a time: what a checkpoint larger than the caches needs.
+
+Whether a transform can be is not declared but read from its program for that leaf: every operation has to be
+entry-wise (entry i of the result depends on entry i of the inputs), or be a function that has a twin for the host
+(`on_host`). Then all arrays between input and output are blocks, the output is the only whole one, and programs are
+compiled for one shape whatever the leaves' shapes are. The result is that of the whole leaf to the last bit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+
+from wspace.core.typing import Leaf
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+BLOCK = 2**19  # entries of a block: 2 MB of float32
+
+ENTRYWISE = frozenset(
+    "abs add add_any and bitcast_convert_type cbrt ceil clamp convert_element_type copy cos div eq erf exp exp2 expm1 "
+    "floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg nextafter not or pow rem round "
+    "rsqrt select_n sign sin sqrt square stop_gradient sub tan tanh xor".split()
+)
+CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
+MULTIPLIES, ADDS = frozenset({"mul", "square", "integer_pow"}), frozenset({"add", "add_any", "sub"})
+CASTS = frozenset({"convert_element_type"})
+HOST: dict[str, Callable[..., np.ndarray[Any, Any]]] = {}
+
+
+def on_host(name: str) -> Callable[[F], F]:
+    """Decorator: a NumPy function with the same result as the jitted function of this name, whole arrays in and out."""
+
+    def register(twin: F) -> F:
+        HOST[name] = twin
+        return twin
+
+    return register
+
+
+def blockwise(apply: Callable[[Any], Leaf], leaves: Any) -> np.ndarray[Any, Any] | None:
+    """`apply(leaves)`, if it is entry-wise and all of the arrays are large ones of one shape on the host; else None.
+
+    leaves: any tree of arrays.
+    """
+    arrays, structure = jax.tree.flatten(leaves)
+    if not arrays or not all(isinstance(x, np.ndarray) and x.flags.c_contiguous for x in arrays):
+        return None
+    shape = arrays[0].shape
+    if arrays[0].size < BLOCK or any(x.shape != shape for x in arrays):
+        return None
+    specs = [jax.ShapeDtypeStruct(shape, x.dtype) for x in arrays]
+    trace = jax.make_jaxpr(lambda *xs: apply(jax.tree.unflatten(structure, xs)), return_shape=True)
+    traced, made = trace(*specs)
+    result: Any = made
+    if getattr(result, "shape", None) != shape or len(traced.jaxpr.outvars) != 1:
+        return None
+    program = _Program(shape, len(arrays))
+    found = program.take(traced.jaxpr, traced.consts, list(range(len(arrays))))
+    if found is None or found[0] not in program.whole:
+        return None
+    return program.run([x.reshape(-1) for x in arrays], found[0]).reshape(shape)
+
+
+class _Step(NamedTuple):
+    """One operation, and the numbers of the values that it takes and makes."""
+
+    eqn: Any
+    takes: tuple[int, ...]
+    makes: tuple[int, ...]
+
+
+class _Program:
+    """What is done to one leaf. Values have numbers: the arrays first, then all others as they come up.
+
+    whole: the values with one entry for each of the leaf's, and their dtypes. small: known values without.
+    text: equal for leaves whose programs are equal but for the shape and the small values.
+    """
+
+    def __init__(self, shape: tuple[int, ...], arrays: int) -> None:
+        self.shape = shape
+        self.steps: list[_Step] = []
+        self.small: dict[int, Any] = {}
+        self.whole: dict[int, Any] = dict.fromkeys(range(arrays))
+        self.text: list[Hashable] = []
+        self.count = arrays
+        words = (f"[{','.join(map(str, shape))}]", str(shape))
+        self.pattern = re.compile("|".join(map(re.escape, words)))
+
+    def new(self, aval: Any, value: Any = None) -> int:
+        number, self.count = self.count, self.count + 1
+        if aval.shape == self.shape:
+            self.whole[number] = aval.dtype
+        elif value is not None:
+            self.small[number] = value
+        return number
+
+    def take(self, jaxpr: Any, constants: Sequence[Any], arguments: Sequence[int]) -> list[int] | None:
+        """Append the steps of a program; the numbers of its results, or None if one of them is not entry-wise."""
+        if any(np.shape(c) == self.shape for c in constants):
+            return None
+        numbers = dict(zip(jaxpr.invars, arguments, strict=True))
+        numbers |= {v: self.new(v.aval, c) for v, c in zip(jaxpr.constvars, constants, strict=True)}
+
+        def number(atom: Any) -> int:
+            if not isinstance(atom, jex.Literal):
+                return numbers[atom]
+            return self.new(atom.aval, np.asarray(atom.val, atom.aval.dtype))  # type: ignore[attr-defined]
+
+        for eqn in jaxpr.eqns:
+            takes = [number(atom) for atom in eqn.invars]
+            inner = _inside(eqn)
+            if inner is not None and not _is_entrywise(eqn, self.shape) and eqn.params.get("name") not in HOST:
+                if _has(inner.jaxpr, MULTIPLIES) and _has(inner.jaxpr, ADDS):
+                    return None  # taken apart, a product and a sum that were fused would round apart
+                made = self.take(inner.jaxpr, inner.consts, takes)
+                if made is None:
+                    return None
+                numbers |= dict(zip(eqn.outvars, made, strict=True))
+                continue
+            if not (_is_entrywise(eqn, self.shape) or eqn.params.get("name") in HOST):
+                return None
+            makes = tuple(self.new(v.aval) for v in eqn.outvars)
+            numbers |= dict(zip(eqn.outvars, makes, strict=True))
+            self.steps.append(_Step(eqn, tuple(takes), makes))
+            words = self.pattern.sub("[*]", str(eqn.params))
+            self.text.append((eqn.primitive.name, tuple(takes), tuple(str(v.aval.dtype) for v in eqn.invars), words))
+        return [number(v) for v in jaxpr.outvars]
+
+    def run(self, arrays: Sequence[np.ndarray[Any, Any]], result: int) -> np.ndarray[Any, Any]:
+        """The values of one result, flat."""
+        whole = dict(enumerate(arrays))
+        text = (*self.text, *(x.dtype for x in arrays))
+        lazy: dict[int, _Step] = {}
+        for step in self.steps:
+            if step.eqn.params.get("name") in HOST and _inside(step.eqn) is not None:
+                given = [self._array(n, whole, lazy, text) if n in self.whole else self.small[n] for n in step.takes]
+                for n, x in zip(step.makes, _sequence(HOST[step.eqn.params["name"]](*given)), strict=True):
+                    (whole if n in self.whole else self.small)[n] = x
+                del given
+            elif any(n in self.whole for n in (*step.takes, *step.makes)):
+                lazy |= dict.fromkeys(step.makes, step)
+            else:
+                made = _apply(step.eqn, [self.small[n] for n in step.takes])
+                self.small |= zip(step.makes, made, strict=True)
+        return self._array(result, whole, lazy, text)
+
+    def _array(
+        self, wanted: int, whole: dict[int, np.ndarray[Any, Any]], lazy: Mapping[int, _Step], text: Hashable
+    ) -> np.ndarray[Any, Any]:
+        """One value as a whole array: its steps are run on a block after the other."""
+        if wanted in whole:
+            return whole[wanted]
+        known = (text, wanted, BLOCK)
+        if known not in _KNOWN:
+            _KNOWN[known] = _parts(wanted, [s for s in self.steps if s.makes and s.makes[0] in lazy], set(whole), self)
+        parts = _KNOWN[known]
+        size = next(iter(whole.values())).size
+        out = np.empty(size, self.whole[wanted])
+        for start in [*range(0, size - BLOCK, BLOCK), size - BLOCK]:  # the last one overlaps: all have one shape
+            values: dict[int, Any] = {}
+            for fn, takes, makes in parts:
+                given = (
+                    values[n] if n in values else whole[n][start : start + BLOCK] if n in whole else self.small[n]
+                    for n in takes
+                )  # fmt: skip
+                values |= zip(makes, fn(*given), strict=True)
+            out[start : start + BLOCK] = values[wanted]
+        return out
+
+
+_KNOWN: dict[Hashable, list[tuple[Any, tuple[int, ...], tuple[int, ...]]]] = {}
+
+
+def _parts(
+    wanted: int, steps: Sequence[_Step], known: set[int], program: _Program
+) -> list[tuple[Any, tuple[int, ...], tuple[int, ...]]]:
+    """The steps that lead to a value, in as few compiled functions as give the same bits as one for each step.
+
+    A product is not compiled together with a sum that takes it (they would be fused into one rounding), nor a cast with
+    a cast of its result (two would become none).
+    """
+    needed, wants = [], {wanted}
+    for step in reversed(steps):
+        if wants & set(step.makes) and not set(step.makes) & known:
+            needed.append(step)
+            wants |= {n for n in step.takes if n not in known}
+    groups: list[list[_Step]] = [[]]
+    product: set[int] = set()
+    cast: set[int] = set()
+    for step in reversed(needed):
+        multiplies, adds, casts = (_does(step.eqn, kinds) for kinds in (MULTIPLIES, ADDS, CASTS))
+        if (adds and product & set(step.takes)) or (casts and cast & set(step.takes)):
+            groups.append([])
+            product, cast = set(), set()
+        groups[-1].append(step)
+        product |= set(step.makes) if multiplies or product & set(step.takes) else set()
+        cast |= set(step.makes) if casts else set()
+    used_later = [
+        {n for later in groups[i + 1 :] for s in later for n in s.takes} | {wanted} for i in range(len(groups))
+    ]
+    return [_compiled(group, later, program) for group, later in zip(groups, used_later, strict=True)]
+
+
+def _compiled(
+    steps: Sequence[_Step], later: set[int], program: _Program
+) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
+    """One function of blocks and small values, the numbers of what it takes and of what it gives."""
+    made = [n for s in steps for n in s.makes]
+    takes = tuple(dict.fromkeys(n for s in steps for n in s.takes if n not in made))
+    makes = tuple(n for n in made if n in later)
+
+    def run(*given: Any) -> list[Any]:
+        values = dict(zip(takes, given, strict=True))
+        for step in steps:
+            made = _apply(step.eqn, [values[n] for n in step.takes], program.shape, (BLOCK,))
+            values |= zip(step.makes, made, strict=True)
+        return [values[n] for n in makes]
+
+    return jax.jit(run), takes, makes
+
+
+def _apply(eqn: Any, given: Sequence[Any], shape: Any = None, block: tuple[int, ...] = ()) -> list[Any]:
+    """Run an operation of a program for leaves of `shape` on blocks."""
+    inner = _inside(eqn)
+    if inner is not None:
+        values = dict(zip([*inner.jaxpr.constvars, *inner.jaxpr.invars], [*inner.consts, *given], strict=True))
+
+        def read(atom: Any) -> Any:
+            return atom.val if isinstance(atom, jex.Literal) else values[atom]
+
+        for e in inner.jaxpr.eqns:
+            values |= zip(e.outvars, _apply(e, [read(atom) for atom in e.invars], shape, block), strict=True)
+        return [read(atom) for atom in inner.jaxpr.outvars]
+    if eqn.primitive.name == "broadcast_in_dim" and eqn.outvars[0].aval.shape == shape:
+        return [jnp.broadcast_to(given[0], block)]
+    out = eqn.primitive.bind(*given, **eqn.params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def _inside(eqn: Any) -> Any:
+    """The program that an operation calls, None for others."""
+    return eqn.params.get(CALLS.get(eqn.primitive.name, ""))
+
+
+def _is_entrywise(eqn: Any, shape: tuple[int, ...]) -> bool:
+    """Whether entry i of what it makes depends on entry i of what it takes, and on small values."""
+    shapes = [v.aval.shape for v in (*eqn.invars, *eqn.outvars)]
+    if shape not in shapes:
+        return True
+    inner = _inside(eqn)
+    if inner is not None:
+        return all(_is_entrywise(e, shape) for e in inner.jaxpr.eqns)
+    if eqn.primitive.name == "broadcast_in_dim":
+        return eqn.invars[0].aval.shape == ()
+    return eqn.primitive.name in ENTRYWISE and all(s in (shape, ()) for s in shapes)
+
+
+def _does(eqn: Any, kinds: frozenset[str]) -> bool:
+    inner = _inside(eqn)
+    return eqn.primitive.name in kinds if inner is None else _has(inner.jaxpr, kinds)
+
+
+def _has(jaxpr: Any, kinds: frozenset[str]) -> bool:
+    return any(_does(eqn, kinds) for eqn in jaxpr.eqns)
+
+
+def _sequence(x: Any) -> Sequence[Any]:
+    return x if isinstance(x, tuple) else (x,)
