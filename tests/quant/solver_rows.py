@@ -9,7 +9,7 @@ import numpy as np
 
 import wspace as ws
 from tests.quant.grids import decoded, grid_of
-from tests.rows import Row
+from tests.rows import Row, like
 from tests.stats.grams import grams, statistics
 from wspace.quant.clip import Search
 
@@ -120,6 +120,102 @@ def quantease(
     return q + h
 
 
+@per_layer
+def spqr(w: np.ndarray, sides: Any, bits: int, group: int, outliers: float, damp: float = 0.01) -> np.ndarray:
+    """Every entry left out of its group on its own; then GPTQ without blocks, on scales of what is not kept."""
+    gram, inputs, out = sides["gram"], len(w), w.copy()
+    inverse = np.linalg.inv(gram + damp * np.mean(np.diag(gram)) * np.eye(inputs))
+    upper = np.linalg.cholesky(inverse).T
+
+    def cost(column: np.ndarray, rows: list[int]) -> float:
+        scale, zero = grid_of(column[:, None], bits, False)
+        away = decoded(column[:, None], scale, zero, bits)[:, 0] - column
+        return float(np.sum(away**2 / np.diag(upper)[rows] ** 2))
+
+    gain = np.zeros_like(w)
+    for i, o in np.ndindex(*w.shape):
+        rows = list(range(i // group * group, i // group * group + group))
+        rest = [r for r in rows if r != i]
+        gain[i, o] = cost(w[rows, o], rows) - cost(w[rest, o], rest)
+    order = np.argsort(-np.maximum(gain, 0).ravel(), kind="stable")
+    kept = np.isin(np.arange(w.size), order[: round(outliers * w.size)]).reshape(w.shape)
+    for i in range(inputs):
+        if i % group == 0:
+            scale, zero = grid_of(np.where(kept, 0, out)[i : i + group], bits, False)
+        now = out[i].copy()
+        out[i] = np.where(kept[i], now, decoded(now, scale, zero, bits))
+        for later in range(i + 1, inputs):
+            out[later] -= upper[i, later] * (now - out[i]) / upper[i, i]
+    return out
+
+
+@per_layer
+def hqq(w: np.ndarray, sides: Any, bits: int, group: int, p: float = 0.7, beta: float = 10.0) -> np.ndarray:
+    """One group at a time; codes are found in float32, as it decides on the border."""
+    out, top = np.zeros_like(w), 2**bits - 1
+    for i, o in np.ndindex(len(w) // group, w.shape[1]):
+        x = w[i * group : (i + 1) * group, o]
+        scale = np.float32(x.max()) / np.float32(top) - np.float32(x.min()) / np.float32(top)
+        low, b, best = x.min(), beta, (np.inf, x)
+        for _ in range(20):
+            steps = (x.astype(np.float32) - np.float32(low)) * (1 / scale)
+            made = low + np.clip(np.round(steps), 0, top).astype(np.float64) * float(scale)
+            best = min(best, (np.mean(np.abs(x - made) ** p), made), key=lambda t: t[0])
+            e = x - made
+            with np.errstate(divide="ignore"):
+                e = np.sign(e) * np.maximum(np.abs(e) - np.abs(e) ** (p - 1) / b, 0)
+            low, b = low + np.mean(x - e - made), b * 1.01
+        out[i * group : (i + 1) * group, o] = best[1]
+    return out
+
+
+@per_layer
+def adadim(w: np.ndarray, sides: Any, bits: int, group: int, symmetric: bool) -> np.ndarray:
+    along = decoded(w, *grids_of(w, bits, group, symmetric), bits)
+    across = decoded(w.T, *grids_of(w.T, bits, group, symmetric), bits).T
+    return min((along, across), key=lambda q: output_error(q - w, sides["gram"]))
+
+
+@per_layer
+def lorc(w: np.ndarray, sides: Any, rank: int) -> np.ndarray:
+    """The best correction of this rank, from the eigenvectors of e^T e."""
+    levels = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    levels = np.concatenate([-levels[:0:-1], levels])
+    scale = np.abs(w).max(0) / 6
+    q = levels[np.argmin(np.abs((w / scale)[..., None] - levels), axis=-1)] * scale
+    _, vectors = np.linalg.eigh((w - q).T @ (w - q))
+    top = vectors[:, -rank:]
+    return q + (w - q) @ top @ top.T
+
+
+def highest(score: np.ndarray, count: int) -> np.ndarray:
+    order = np.argsort(-np.abs(score).ravel(), kind="stable")[:count]
+    return np.isin(np.arange(score.size), order).reshape(score.shape)
+
+
+@per_layer
+def dense_and_sparse(w: np.ndarray, sides: Any, share: float, then: Any) -> np.ndarray:
+    """then: asymmetric rounding to 4 bits."""
+    kept = highest(sides["score"], round(share * w.size))
+    rest = np.where(kept, 0, w)
+    return np.where(kept, w, decoded(rest, *grids_of(rest, 4, len(w), False), 4))
+
+
+@per_layer
+def super_weight(w: np.ndarray, sides: Any, keep: int, z: float) -> np.ndarray:
+    out, sizes = w.copy(), [abs(x) for x in w.ravel()]
+    mean = sum(sizes) / len(sizes)
+    most = mean + z * (sum((x - mean) ** 2 for x in sizes) / len(sizes)) ** 0.5
+    for o, column in enumerate(w.T):
+        short = np.array([min(max(x, -most), most) for x in column])[:, None]
+        out[:, o] = decoded(short, *grid_of(short, 4, True), 4)[:, 0]
+    return np.where(highest(sides["score"], keep), w, out)
+
+
+def scores(trees: Any, rng: np.random.Generator) -> dict[str, Any]:
+    return {"score": like(trees[0], rng)}
+
+
 CALIBRATED: dict[str, Any] = {"sides": grams, "matrices": True, "gathers": True, "tolerance": 1e-5}
 
 ROWS = [
@@ -158,5 +254,44 @@ ROWS = [
         quantease,
         settings={"bits": 3, "group": 8, "sweeps": 4, "outliers": 0.05, "relax": True},
         **CALIBRATED,
+    ),
+    Row(
+        "quant.spqr",
+        ws.quant.spqr,
+        spqr,
+        settings={"bits": 3, "group": 8, "outliers": 0.05},
+        numeric={"damp": 0.3},
+        **CALIBRATED,
+    ),
+    Row(
+        "quant.hqq",
+        ws.quant.hqq,
+        hqq,
+        settings={"bits": 3, "group": 8},
+        numeric={"p": 0.5, "beta": 3.0},
+        matrices=True,
+        gathers=True,  # the law's devices have two inputs each, of groups of eight
+        tolerance=1e-5,
+    ),
+    Row("quant.adadim", ws.quant.adadim, adadim, settings={"bits": 3, "group": 4, "symmetric": True}, **CALIBRATED),
+    Row("quant.lorc", ws.quant.lorc, lorc, settings={"rank": 3}, matrices=True, gathers=True, tolerance=1e-5),
+    Row(
+        "quant.dense_and_sparse",
+        ws.quant.dense_and_sparse,
+        dense_and_sparse,
+        settings={"share": 0.05, "then": ws.quant.rtn(4, symmetric=False)},
+        sides=scores,
+        matrices=True,
+        gathers=True,
+    ),
+    Row(
+        "quant.super_weight",
+        ws.quant.super_weight,
+        super_weight,
+        settings={"keep": 2, "z": 0.8},
+        numeric={"z": 1.3},
+        sides=scores,
+        matrices=True,
+        gathers=True,
     ),
 ]

@@ -91,6 +91,31 @@ def test_shared_exponents(name: str) -> None:
         assert np.all(np.abs(np.asarray(q.materialize())).reshape(2, 32, 6).max(1) <= 6 * wanted)
 
 
+def test_ratios_of_scales_are_powers_of_two_and_clip_nothing() -> None:
+    """ZeroQuant-FP's M2: the largest scale of an output over 2^floor(log2(largest / exact))."""
+    q = quantized(W, "ratiofp4", group=16)
+    exact = np.abs(W).reshape(4, 16, 6).max(1).astype(np.float64) / 6
+    want = exact.max(0) / 2.0 ** np.floor(np.log2(exact.max(0) / exact) + 1e-6)
+    got = np.asarray(q.scales["scale"]) * np.asarray(q.scales["over"])
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    assert np.all(got >= exact * (1 - 1e-6))
+
+
+def test_floating_grids_and_their_scales_on_weights_with_long_tails() -> None:
+    """ZeroQuant-FP: FP4 beats INT4 on bell-shaped weights; ratios of scales cost less than powers of two."""
+    w = np.random.default_rng(1).standard_t(5, (256, 64)).astype(np.float32)
+    names = ("fp4", "ratiofp4", "upfp4", "int4")
+    error = {n: np.linalg.norm(w - np.asarray(quantized(w, n, group=32).materialize())) for n in names}
+    assert error["fp4"] < error["ratiofp4"] < error["upfp4"] and error["fp4"] < 0.9 * error["int4"], error
+
+
+def test_an_affine_grid_reaches_from_the_smallest_to_the_largest_weight() -> None:
+    w = np.array([[5.0, -1.0], [6.0, -1.0], [5.4, -1.0], [7.0, -1.0]], np.float32)
+    q = quantized(w, "affine2")
+    np.testing.assert_array_equal(q.codes[:, 0], [0, 2, 1, 3])  # 1.5 steps go to the even code
+    np.testing.assert_allclose(np.asarray(q.materialize()), [[5, -1], [5 + 4 / 3, -1], [5 + 2 / 3, -1], [7, -1]])
+
+
 def test_nv_scales_are_e4m3_under_one_of_the_matrix() -> None:
     q = quantized(W, "nvfp4", group=16)
     over = np.abs(W).max() / (6 * 448)
@@ -111,9 +136,9 @@ def test_a_file_gives_the_node_back_and_size_is_counted_in_bits(name: str) -> No
     if name == "kmeans3":
         assert q.stored_bits() == W.size * 3 + 4 * 6 * 8 * 32
         return
-    scale_bits = {"mx": 8, "nv": 8}.get(name[:2], 32)
+    scale_bits = {"mx": 8, "nv": 8, "ra": 8, "af": 64}.get(name[:2], 32)
     zero = q.grid.bits if "asymmetric" in name else 0
-    over = 32 if name[:2] == "nv" or name.startswith("power") else 0
+    over = {"nv": 32, "po": 32, "ra": 32 * W.shape[1]}.get(name[:2], 0)
     assert q.stored_bits() == W.size * q.grid.bits + q.scale.size * (scale_bits + zero) + over
 
 

@@ -153,3 +153,75 @@ def test_sparse_outliers_lower_the_error_at_their_price_in_bits() -> None:
     plain, sparse = (solved(ws.quant.quantease(3, sweeps=8, outliers=o), w, x) for o in (0.0, 0.02))
     assert error(sparse, w, x) < 0.4 * error(plain, w, x)
     assert sparse.stored_bits() - plain.stored_bits() == round(0.02 * w.size) * (32 + 2 * 16)
+
+
+def test_spqr_keeps_the_weights_that_spoil_their_group_and_little_else_matters() -> None:
+    w, *_ = layer(9)
+    x, held_out = np.random.default_rng(9).standard_normal((2, 512, INPUTS)) * np.linspace(1, 2, INPUTS)
+    rows, columns = np.random.default_rng(1).integers(0, INPUTS, 8), np.arange(8)
+    w[rows, columns] = 15.0
+    gptq, spqr = (
+        solved(t, w, x) for t in (ws.quant.gptq(3, 16, symmetric=False), ws.quant.spqr(3, 16, outliers=16 / w.size))
+    )
+    kept = set(zip(np.asarray(spqr.inputs).tolist(), np.asarray(spqr.outputs).tolist(), strict=True))
+    assert len(kept) == 16 and kept > set(zip(rows.tolist(), columns.tolist(), strict=True))
+    assert error(spqr, w, held_out) < 0.6 * error(gptq, w, held_out)
+
+
+def test_spqr_with_nothing_kept_is_gptq() -> None:
+    w, x, _ = layer(9)
+    none, gptq = (solved(t, w, x) for t in (ws.quant.spqr(3, 16, outliers=0.0), ws.quant.gptq(3, 16, symmetric=False)))
+    np.testing.assert_array_equal(none.base.codes, gptq.codes)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_hqq_lessens_the_norm_it_is_for(bits: int) -> None:
+    w = np.random.default_rng(2).standard_t(4, (64, 32)).astype(np.float32)
+    for p in (0.5, 0.7, 1.0):
+        start = ws.quant.rtn(grid=f"affine{bits}", group=16)({"kernel": w})["kernel"]
+        node = ws.quant.hqq(bits, group=16, p=p)({"kernel": w})["kernel"]
+        before, after = (
+            (np.abs(np.asarray(q.materialize(), np.float64) - w) ** p).reshape(4, 16, 32).sum(1) for q in (start, node)
+        )
+        assert np.all(after <= before * (1 + 1e-5)) and after.sum() < 0.995 * before.sum()
+
+
+def test_adadim_takes_the_axis_that_the_weights_ask_for_and_not_the_activations() -> None:
+    """Its paper's point: large inputs of the WEIGHTS want scales of their own; large activations alone do not."""
+    w, x, _ = layer(10, large=1.0)
+    w = np.tile(w, (1, 3))[:, :64]
+    inputs, outputs = w.copy(), w.copy()
+    inputs[PLANTED] *= 12
+    outputs[:, PLANTED] *= 12
+    loud = x.copy()
+    loud[:, PLANTED] *= 20
+    both = {n: ws.quant.rtn(3, g, symmetric=False) for n, g in (("along", 16), ("across", (1, 16)))}
+    for layer_, tokens, turned in ((inputs, x, True), (outputs, x, False), (w, loud, False)):
+        node = solved(ws.quant.adadim(3, 16), layer_, tokens)
+        errors = {n: error(solved(t, layer_, tokens), layer_, tokens) for n, t in both.items()}
+        assert bool(node.turned) == turned
+        np.testing.assert_allclose(error(node, layer_, tokens), min(errors.values()), rtol=1e-5)
+        assert node.stored_bits() == w.size * 3 + w.size // 16 * (32 + 3) + 8
+
+
+def test_adadim_solves_both_ways_with_gptq() -> None:
+    w, x, _ = layer(11, large=3.0)
+    w = np.tile(w, (1, 3))[:, :64] + 0.1 * w[:, :1]
+    w[PLANTED] *= 12
+    plain, node = (solved(ws.quant.adadim(3, 16, solver=s), w, x) for s in (ws.quant.rtn, ws.quant.gptq))
+    ways = [solved(ws.quant.gptq(3, group, symmetric=False), w, x) for group in (16, (1, 16))]
+    errors = [error(q, w, x) for q in ways]
+    assert error(node, w, x) < 0.8 * error(plain, w, x)
+    np.testing.assert_array_equal(node.materialize(), ways[int(np.argmin(errors))].materialize())
+
+
+def test_a_correction_of_low_rank_leaves_the_later_singular_values() -> None:
+    w = np.random.default_rng(3).standard_t(5, (48, 32)).astype(np.float32)
+    then = ws.quant.rtn(grid="fp4", group=16)
+    e = w - np.asarray(then({"kernel": w})["kernel"].materialize(), np.float64)
+    values = np.linalg.svd(e, compute_uv=False)
+    for rank in (1, 8, 32):
+        node = ws.quant.lorc(rank, then)({"kernel": w})["kernel"]
+        left = np.linalg.norm(w - np.asarray(node.materialize(), np.float64))
+        np.testing.assert_allclose(left, np.sqrt(np.sum(values[rank:] ** 2)), atol=2e-5)
+        assert node.stored_bits() == w.size * 4 + 3 * 32 * 32 + rank * (48 + 32) * 32

@@ -4,6 +4,7 @@ from wspace.quant import layouts as layouts
 from wspace.quant.activations import fake_quantize_activations as fake_quantize_activations
 from wspace.quant.activations import quantize_activations as quantize_activations
 from wspace.quant.activations import static_scales as static_scales
+from wspace.quant.adadim import adadim as adadim
 from wspace.quant.adaquant import adaquant as adaquant
 from wspace.quant.adaquant import adaquant_layer as adaquant_layer
 from wspace.quant.adaquant import tune_bias as tune_bias
@@ -33,6 +34,7 @@ from wspace.quant.gptq import gptq as gptq
 from wspace.quant.grid import Grid as Grid
 from wspace.quant.grid import decode as decode
 from wspace.quant.grid import encode as encode
+from wspace.quant.hqq import hqq as hqq
 from wspace.quant.int_matmul import int_matmul as int_matmul
 from wspace.quant.jlcm import jlcm as jlcm
 from wspace.quant.jlcm import similar_outputs as similar_outputs
@@ -41,6 +43,7 @@ from wspace.quant.kv_cache import cross_block_loss as cross_block_loss
 from wspace.quant.kv_cache import fold_channel_affine as fold_channel_affine
 from wspace.quant.kv_cache import past_only_attention as past_only_attention
 from wspace.quant.kv_cache import quantize_kv as quantize_kv
+from wspace.quant.lorc import lorc as lorc
 from wspace.quant.norm_scales import reparameterize_norm as reparameterize_norm
 from wspace.quant.norm_tweaking import norm_tweak as norm_tweak
 from wspace.quant.nupes import nupes as nupes
@@ -52,6 +55,8 @@ from wspace.quant.owq import owq as owq
 from wspace.quant.pact import pact as pact
 from wspace.quant.powerquant import powerquant as powerquant
 from wspace.quant.powerquant import search_exponent as search_exponent
+from wspace.quant.pqi import pqi as pqi
+from wspace.quant.pqi import requant as requant
 from wspace.quant.pv_tuning import pv_tuning as pv_tuning
 from wspace.quant.qep import qep as qep
 from wspace.quant.qtensor import QTensor as QTensor
@@ -64,4 +69,9 @@ from wspace.quant.rounding import harden as harden
 from wspace.quant.rtn import rtn as rtn
 from wspace.quant.signround import signround as signround
 from wspace.quant.smoothquant import smoothquant as smoothquant
+from wspace.quant.sparse import dense_and_sparse as dense_and_sparse
+from wspace.quant.sparse import find_super_weights as find_super_weights
+from wspace.quant.sparse import super_scores as super_scores
+from wspace.quant.sparse import super_weight as super_weight
+from wspace.quant.spqr import spqr as spqr
 from wspace.quant.stochastic import stochastic as stochastic

@@ -21,10 +21,11 @@ Format: TypeAlias = Grid | str | None
 NAMES = (
     "int4", "int4_asymmetric", "int4_full", "fp4", "fp6_e2m3", "fp6_e3m2", "fp8_e4m3", "fp8_e5m2", "nf4", "mxfp4",
     "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "nvfp4", "binary", "ternary", "statsq2", "balanced2",
-    "log2_4", "logsqrt2_4", "logsqrt2_4_positive", "log2_4_positive", "kmeans3", "power4",
+    "log2_4", "logsqrt2_4", "logsqrt2_4_positive", "log2_4_positive", "kmeans3", "power4", "affine4",
+    "ratiofp4",
 )  # fmt: skip
 CASTS = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
-SNAPS: dict[str, Snap] = {"": "", "mx": "mx", "nv": "nv", "up": "up"}
+SNAPS: dict[str, Snap] = {"": "", "mx": "mx", "nv": "nv", "up": "up", "ratio": "ratio"}
 
 
 def choose(bits: int, symmetric: bool, grid: Format) -> Grid:
@@ -45,13 +46,14 @@ def named(name: str) -> Grid:
     """The grid of a name.
 
     int2..int8, also `int4_asymmetric` and `int4_full` (scaled to half a step above the last code); fp4 (E2M1),
-    fp6_e2m3, fp6_e3m2, fp8_e4m3, fp8_e5m2: small floats; nf4: the quantiles of a normal distribution (QLoRA). With
-    `mx` before it: scales are powers of two as in the OCP formats
-    (groups of 32); with `up`: the next power of two above; with `nv`: E4M3 scales under one of the matrix (groups of
-    16). binary, ternary; statsq2: half steps without a zero, scaled by the mean (OFQ); balanced2: 2^b + 1 codes
-    (BitsFusion); log2_4, logsqrt2_4: signed powers of two, or of its root, nearest in the logarithm; with `_positive`
-    those below 1 and zero, for probabilities (RepQuant). kmeans4: 2^b values of each block's own. power4: equal
-    steps of a power of the weight, whose exponent is a scale (PowerQuant). `levels:-1,0,1`: a list of numbers.
+    fp6_e2m3, fp6_e3m2, fp8_e4m3, fp8_e5m2: small floats; nf4: the quantiles of a normal distribution (QLoRA). With `mx`
+    before it: scales are powers of two as in the OCP formats (groups of 32); with `up`: the next power of two above;
+    with `ratio`: the largest scale of an output over powers of two (ZeroQuant-FP's M2); with `nv`: E4M3 scales under
+    one of the matrix (groups of 16). binary, ternary; statsq2: half steps without a zero, scaled by the mean (OFQ);
+    balanced2: 2^b + 1 codes (BitsFusion); log2_4, logsqrt2_4: signed powers of two, or of its root, nearest in the
+    logarithm; with `_positive` those below 1 and zero, for probabilities (RepQuant). kmeans4: 2^b values of each
+    block's own. power4: equal steps of a power of the weight, whose exponent is a scale (PowerQuant). affine4: equal
+    steps between a block's smallest and largest weight. `levels:-1,0,1`: a list of numbers.
 
     >>> named("fp4").levels[-3:], named("int4").bits, named("mxfp4").snap
     ((3.0, 4.0, 6.0), 4, 'mx')

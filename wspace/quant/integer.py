@@ -1,4 +1,4 @@
-"""Integer grids: equal steps, with zero on the grid.
+"""Integer grids: equal steps, with zero on the grid or anywhere.
 
 w ~ scale (code - zero),   code = clip(round(w / scale + zero), -2^(b-1), 2^(b-1) - 1)
 """
@@ -92,6 +92,28 @@ class Integer(Grid):
 def straightened(x: Array) -> Array:
     """Whole numbers, with the gradient of x."""
     return jnp.round(x) + (x - lax.stop_gradient(x))
+
+
+@dataclass(frozen=True)
+class Affine(Grid):
+    """Equal steps from any number on: w ~ low + scale code, code = clip(round((w - low) / scale), 0, 2^b - 1).
+
+    From the smallest to the largest weight of a block; zero need not be on it. Two float scales a block.
+    """
+
+    def fit(self, x: Array, shrink: Array | float = 1.0) -> dict[str, Array]:
+        top = 2**self.bits - 1
+        shrink = jnp.asarray(shrink, x.dtype)
+        least = shrink * jnp.min(x, axis=WITHIN, keepdims=True)
+        most = shrink * jnp.max(x, axis=WITHIN, keepdims=True)
+        return {"scale": step(most / top - least / top), "low": least}
+
+    def encode(self, x: Array, scales: Scales) -> Array:
+        steps = jnp.clip(jnp.round(in_steps(x - scales["low"], scales["scale"])), 0, 2**self.bits - 1)
+        return jnp.where(jnp.isnan(steps), 0, steps).astype(jnp.uint8)
+
+    def decode(self, codes: Array, scales: Scales) -> Array:
+        return scales["low"] + codes.astype(scales["scale"].dtype) * scales["scale"]
 
 
 def _code(x: Array) -> Array:

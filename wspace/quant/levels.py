@@ -19,7 +19,7 @@ from wspace.core.typing import Array
 from wspace.quant.grid import NEAR, WITHIN, Grid, Scales, in_steps, step
 from wspace.stats.sharding import explicit
 
-Snap = Literal["", "up", "mx", "nv"]
+Snap = Literal["", "up", "mx", "nv", "ratio"]
 UNROLLED = 16  # levels that are compared in one expression; more take a loop
 E4M3 = jnp.float8_e4m3fn
 
@@ -30,7 +30,8 @@ class Scaled(Grid):
 
     snap: what scales may be. "": float32. "up": powers of two, none below the exact scale. "mx": powers of two as in
     the OCP formats, 2^(floor(log2 max|w|) - the grid's largest exponent), so that the largest weights may be clipped.
-    "nv": FP8 E4M3 under one float32 scale a matrix.
+    "nv": FP8 E4M3 under one float32 scale a matrix. "ratio": an output's largest scale over powers of two, none below
+    the exact scale.
     """
 
     snap: Snap = ""
@@ -42,7 +43,7 @@ class Scaled(Grid):
 
     @property
     def whole(self) -> bool:
-        return self.snap == "nv"
+        return self.snap in ("nv", "ratio")
 
     def fit(self, x: Array, shrink: Array | float = 1.0) -> dict[str, Array]:
         most = jnp.asarray(shrink, x.dtype) * self.extent(x)
@@ -52,6 +53,10 @@ class Scaled(Grid):
             scale = narrow(in_steps(most / self.top, over), E4M3).astype(x.dtype)
             return {"scale": jnp.where(scale == 0, float(limits.tiny), scale), "over": over}
         scale = step(most / self.top)
+        if self.snap == "ratio":
+            over = step(jnp.max(most / self.top, axis=-4, initial=0, keepdims=True))
+            share = jnp.where(most == 0, 1, most / self.top / over)
+            return {"scale": _power(jnp.clip(share, 2.0**-120, 1), up=True), "over": over}
         if self.snap == "up":
             scale = _power(scale, up=True)
         elif self.snap == "mx":
