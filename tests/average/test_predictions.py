@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.optimize import minimize
 
@@ -25,6 +26,7 @@ from wspace.average import (
     soup_front,
 )
 from wspace.core.errors import ShapeError
+from wspace.core.learn import descend
 from wspace.objectives import pinball
 
 RNG = np.random.default_rng(0)
@@ -171,3 +173,22 @@ def test_conformalized_quantiles_cover_and_the_median_stays() -> None:
         conformalize(new, held, jnp.zeros(40), (0.1, 0.2, 0.5, 0.8, 0.95))
     with pytest.raises(ShapeError, match="for 5 levels"):
         conformalize(new, held, jnp.zeros(4), levels)
+
+
+def test_weights_of_an_aggregate_can_be_learned() -> None:
+    """Of three models, one is right about the low quantile, one about the high one: weights by level can take both."""
+    y = RNG.standard_normal(400)
+    levels, true = f32([0.1, 0.9]), np.array([-1.2816, 1.2816])
+    q = true + np.array([[0.0, 1.5], [1.5, 0.0], [0.8, 0.8]])
+    predictions = f32(np.broadcast_to(q, (400, 3, 2)))
+
+    def loss(logits: Any, fixed: Any, batch: Any, key: Any) -> jax.Array:
+        return pinball(quantile_aggregate(fixed, logits, increasing=False), f32(y), levels)
+
+    singles = [float(pinball(predictions[:, j], f32(y), levels)) for j in range(3)]
+    coarse, medium = (
+        descend(loss, jnp.zeros(shape), predictions, None, optax.adam(0.1), steps=200) for shape in (3, (3, 2))
+    )
+    assert medium.losses[-1] < coarse.losses[-1] < min(singles)
+    weights = jax.nn.softmax(medium.values, axis=0)
+    assert weights[0, 0] > 0.5 and weights[1, 1] > 0.5
