@@ -161,7 +161,8 @@ def learn(
     Args:
       make: values -> Transform, such as `lambda w: task_arithmetic(w)`. Only values that the result depends on smoothly
         learn: the catalog names them for each method. start: values to begin with, any tree of numbers.
-      loss: (params, batch) -> scalar, traceable. trees, sides: what the Transform is called with; a `key` among the
+      loss: (params, batch) -> scalar, traceable; arrays that it closes over are constants of the compiled program, so
+        give it what changes as a batch. trees, sides: what the Transform is called with; a `key` among the
         sides is the same at every step. All stay in memory, as the loss needs them.
       batches, steps, progress: as in `descend`.
     Returns:
