@@ -15,13 +15,15 @@ from wspace.match.element import compose as compose
 from wspace.match.element import identity as identity
 from wspace.match.element import inverse as inverse
 from wspace.match.element import random_element as random_element
-from wspace.match.fold import Folded as Folded
-from wspace.match.fold import fold_gains as fold_gains
+from wspace.match.fold_gains import Folded as Folded
+from wspace.match.fold_gains import fold_gains as fold_gains
 from wspace.match.invariance import check_invariance as check_invariance
 from wspace.match.many import cycle_consistent as cycle_consistent
 from wspace.match.many import merge_many as merge_many
 from wspace.match.partial import zip_features as zip_features
 from wspace.match.partial import zip_kernel as zip_kernel
+from wspace.match.recalibrate import recalibrate as recalibrate
+from wspace.match.recalibrate import repair_model as repair_model
 from wspace.match.repair import Affine as Affine
 from wspace.match.repair import Moments as Moments
 from wspace.match.repair import batch_norm as batch_norm

@@ -50,12 +50,12 @@ def rotations(walk: Walk, leaves: Mapping[Path, Value], ones: Collection[Path] =
 
 def multiplied(walk: Walk, leaves: Mapping[Path, Value]) -> tuple[Path, ...]:
     """Leaves that are multiplied with something entry by entry: gains."""
-    origins = _origins(walk.ops, leaves)
-    found = [origins[v.uid] for op in walk.ops if op.name == "mul" for v in op.ins if v.uid in origins]
+    known = origins(walk.ops, leaves)
+    found = [known[v.uid] for op in walk.ops if op.name == "mul" for v in op.ins if v.uid in known]
     return tuple(dict.fromkeys(found))
 
 
-def _origins(ops: Sequence[Op], leaves: Mapping[Path, Value]) -> dict[int, Path]:
+def origins(ops: Sequence[Op], leaves: Mapping[Path, Value]) -> dict[int, Path]:
     """Arrays that are one leaf, broadcast, cast, cut or laid out anew: which one, by number."""
     out = {leaf.uid: path for path, leaf in leaves.items()}
     for op in ops:
