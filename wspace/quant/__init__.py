@@ -61,6 +61,10 @@ from wspace.quant.pv_tuning import pv_tuning as pv_tuning
 from wspace.quant.qep import qep as qep
 from wspace.quant.qtensor import QTensor as QTensor
 from wspace.quant.quantease import quantease as quantease
+from wspace.quant.qvlm import activation_entropy as activation_entropy
+from wspace.quant.qvlm import dependency as dependency
+from wspace.quant.qvlm import partition_blocks as partition_blocks
+from wspace.quant.qvlm import search_ranges as search_ranges
 from wspace.quant.reconstruct import reconstruct as reconstruct
 from wspace.quant.rotate import Rotated as Rotated
 from wspace.quant.rotate import rotated as rotated
