@@ -122,11 +122,13 @@ def search_ranges(
         raise ShapeError(f"search_ranges: blocks {list(map(tuple, blocks))} must name the layers 0, 1, ... once each")
     found = [float(ratios[0])] * len(named)
     for block in blocks:
-        tried: dict[tuple[float, ...], float] = {}
+        best, least = found, float(error(tuple(found)))
         for choice in product(ratios, repeat=len(block)):
             now = list(found)
             for k, ratio in zip(block, choice, strict=True):
                 now[k] = float(ratio)
-            tried[tuple(now)] = float(error(tuple(now)))
-        found = list(min(tried, key=lambda ratios: tried[ratios]))
+            value = float(error(tuple(now)))
+            if value < least:
+                best, least = now, value
+        found = best
     return tuple(found)
