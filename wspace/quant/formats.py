@@ -13,7 +13,7 @@ import numpy as np
 from wspace.core.errors import WspaceError, nearest
 from wspace.quant.codebook import Codebook
 from wspace.quant.grid import Grid
-from wspace.quant.integer import Integer
+from wspace.quant.integer import Affine, Integer
 from wspace.quant.levels import Cast, Levels, Snap
 from wspace.quant.power import Power
 
@@ -63,6 +63,8 @@ def named(name: str) -> Grid:
     """
     if found := re.fullmatch(r"int([2-8])(_asymmetric|_full)?", name):
         return Integer(name, int(found[1]), symmetric=found[2] != "_asymmetric", full=found[2] == "_full")
+    if found := re.fullmatch(r"affine([1-8])", name):
+        return Affine(name, int(found[1]))
     for prefix, snap in SNAPS.items():
         rest = name.removeprefix(prefix)
         if not name.startswith(prefix):
