@@ -41,18 +41,32 @@ GROUPS = (0, 128, 64, 32)  # 0: one scale a channel
 LEAD = "Quantizers on a real transformer, and what is left of retrieval."
 LENGTHS, TEXTS = (32, 128), 128  # tokens of texts to calibrate on, and how many of each length: questions and answers
 
+
+def gptq(bits: int, group: int | None) -> ws.Transform:
+    """In the form that does best here."""
+    return ws.quant.gptq(bits, group, symmetric=False, act_order=True)
+
+
 # name -> (bits, group) -> Transform. A new method is one line; what it needs is calibrated.
 METHODS: dict[str, Callable[[int, int | None], ws.Transform]] = {
     "rtn": lambda bits, group: ws.quant.rtn(bits, group),
     "rtn asymmetric": lambda bits, group: ws.quant.rtn(bits, group, symmetric=False),
     "rtn mse": lambda bits, group: ws.quant.rtn(bits, group, scale="mse"),
+    "awq": lambda bits, group: ws.quant.awq(bits, group),
     "gptq": lambda bits, group: ws.quant.gptq(bits, group),
     "gptq act-order": lambda bits, group: ws.quant.gptq(bits, group, act_order=True),
-    "gptq act-order asymmetric": lambda bits, group: ws.quant.gptq(bits, group, symmetric=False, act_order=True),
-    "qep + gptq act-order asymmetric": lambda bits, group: ws.chain(
-        ws.quant.qep(1.0), ws.quant.gptq(bits, group, symmetric=False, act_order=True)
-    ),
+    "gptq act-order asymmetric": lambda bits, group: gptq(bits, group),
     "gptq act-order mse": lambda bits, group: ws.quant.gptq(bits, group, act_order=True, scale="mse"),
+    "quantease": lambda bits, group: ws.quant.quantease(bits, group, symmetric=False),
+    "quantease from gptq": lambda bits, group: ws.quant.quantease(
+        bits, group, symmetric=False, start=gptq(bits, group)
+    ),
+    "owq": lambda bits, group: ws.quant.owq(bits, group, symmetric=False),
+    "rotated gptq": lambda bits, group: ws.quant.rotated(gptq(bits, group)),
+    "qep + gptq act-order asymmetric": lambda bits, group: ws.chain(ws.quant.qep(1.0), gptq(bits, group)),
+    "adaround": lambda bits, group: ws.quant.adaround(bits, group, symmetric=False),
+    "flexround": lambda bits, group: ws.quant.flexround(bits, group, symmetric=False),
+    "signround": lambda bits, group: ws.quant.signround(bits, group, symmetric=False),
 }
 # grid -> its own group, instead of bits
 FORMATS = {"fp8_e4m3": 0, "fp6_e2m3": 32, "nf4": 64, "fp4": 64, "mxfp4": 32, "nvfp4": 16, "ternary": 32}

@@ -101,3 +101,14 @@ def test_codes_are_those_of_qwix(kind: str, tile: int) -> None:
     largest = (parts == parts.max(1, keepdims=True)).reshape(64, 24)  # halfway between codes on a full grid
     same = np.asarray(got["qvalue"].astype(jnp.float32)) == want["qvalue"].astype(np.float32)
     assert np.all(same[~largest]) and (np.all(same) or "_full" in GRIDS[kind])
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 128), (3, 64)])
+def test_awq_has_the_published_error_to_three_digits(bits: int, group: int) -> None:
+    for kind in range(3):
+        p = problem(kind)
+        gram, size = jnp.asarray(p.x.T @ p.x / len(p.x)), jnp.asarray(np.abs(p.x).mean(0))
+        made = ws.quant.awq(bits, group)({"kernel": p.w}, gram={"kernel": gram}, abs_mean={"kernel": size})["kernel"]
+        assert output_error(p, np.asarray(made.materialize())) == pytest.approx(
+            ERRORS[f"awq/int{bits} group {group}/{kind}"], rel=1e-3
+        ), kind
