@@ -53,15 +53,17 @@ def nuslerp(leaves: list[np.ndarray], sides: Any, key: Any, weights: Any, axis: 
     return np.moveaxis(np.reshape(out, np.moveaxis(a, axis, -1).shape), -1, axis)
 
 
-def multislerp(leaves: list[np.ndarray], sides: Any, key: Any, weights: Any, normalize: bool = True) -> np.ndarray:
+def multislerp(
+    leaves: list[np.ndarray], sides: Any, key: Any, weights: Any, normalize: bool = True, eps: float = 1e-8
+) -> np.ndarray:
     """On flat vectors: the weighted mean direction m, the mean offset across m, and the great circle through both."""
     shares = np.asarray(weights) / (sum(weights) if normalize else 1)
     norms = np.array([np.linalg.norm(x) for x in leaves])
-    units = np.stack([x.ravel() / n for x, n in zip(leaves, norms, strict=True)])
+    units = np.stack([x.ravel() / (n + eps) for x, n in zip(leaves, norms, strict=True)])
     mean = shares @ units
     m = mean / np.linalg.norm(mean)
     across = shares @ (units - np.outer(units @ m, m))
-    turn = np.linalg.norm(across)
+    turn = np.linalg.norm(across) + eps
     unit = np.cos(turn) * m + np.sinc(turn / np.pi) * across
     return ((shares @ norms) * unit).reshape(leaves[0].shape)
 
@@ -121,7 +123,7 @@ ROWS = [
         ws.interpolate.multislerp,
         multislerp,
         settings={"weights": (1.0, 0.4, 0.7)},
-        numeric={"weights": (0.2, 0.5, 0.9)},
+        numeric={"weights": (0.2, 0.5, 0.9), "eps": 0.02},
         trees=3,
         families=("symmetric",),
         equal={},

@@ -74,7 +74,9 @@ def test_gradients_are_finite_differences_and_a_sweep_is_a_loop(row: Row) -> Non
         np.testing.assert_allclose(values[: len(points)], [alone(x) for x in points], rtol=1e-10, atol=1e-10)
 
 
-def test_docstrings_say_of_every_numeric_argument_whether_it_has_a_gradient() -> None:
+def test_docstrings_say_of_every_numeric_argument_whether_it_has_a_gradient_and_the_law_tries_all() -> None:
     """They are what `wspace methods` shows and what the law above goes by."""
     silent = {row.name: row.numeric.keys() - described(row).traced.keys() for row in SMOOTH_ROOMS}
     assert {name: missing for name, missing in silent.items() if missing} == {}
+    tried = {(described(row).name, name) for row in SMOOTH_ROOMS for name in row.numeric}
+    assert {(m.name, name) for m in catalog().values() for name in m.differentiable} - tried == set()

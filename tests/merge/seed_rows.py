@@ -131,11 +131,13 @@ def least_error(delta: np.ndarray, gram: np.ndarray, density: float) -> float:
     return 1 / (density * wanted / (mean + noise))
 
 
-def darex(leaves: Arrays, sides: Any, key: Any, density: float, q: Any = None, lam: float = 1.0) -> np.ndarray:
+def darex(
+    leaves: Arrays, sides: Any, key: Any, density: float, q: Any = None, weights: Any = None, lam: float = 1.0
+) -> np.ndarray:
     out = sides["base"].copy()
     for k, x in enumerate(leaves):
         delta = x - sides["base"]
-        dropped = kept(delta, key, density, k)
+        dropped = (1 if weights is None else weights[k]) * kept(delta, key, density, k)
         if q is not None:
             out += lam * dropped / q
         elif delta.ndim == 2:
@@ -152,7 +154,7 @@ ROWS += [
         ws.merge.darex,
         darex,
         settings={"density": 0.4, "q": 0.6},
-        numeric={"density": 0.7, "q": 0.9, "lam": 0.5},
+        numeric={"density": 0.7, "q": 0.9, "weights": (0.3, 0.8), "lam": 0.5},
         trees=2,
         sides=base,
         random=True,
