@@ -219,11 +219,17 @@ def signround(
 
 @matrices
 def adaquant(
-    w: np.ndarray, gram: np.ndarray, bits: int, group: int, steps: int, lr: float, range_lr: float = 3e-3
+    w: np.ndarray, gram: np.ndarray, bits: int, group: int, steps: int, lr: float, range_lr: float = 3e-3, **same: bool
 ) -> np.ndarray:
     start, slope, hard = ranged(w, gram, bits, group, "move")
     rates = {"move": lr, "low": range_lr, "high": range_lr}
     return hard(learned(start, slope, lambda x: error_of(hard(x), w, gram), rates, steps))
+
+
+def weights_alone(
+    leaves: Any, sides: Any, key: Any, variable: str, fixed_scales: bool, symmetric: bool, **rest: Any
+) -> Any:
+    return adaquant(leaves, sides, key, range_lr=0.0, **rest)
 
 
 LEVELS = np.array(named("nf4").levels)
@@ -386,5 +392,20 @@ ROWS = [
         adaquant,
         {"bits": 3, "group": 8, "steps": 12, "lr": 0.05},
         {"lr": 0.03, "range_lr": 0.01},
+    ),
+    row(
+        "quant.gradient_based",
+        ws.quant.gradient_based,
+        weights_alone,
+        {
+            "variable": "weight",
+            "bits": 3,
+            "group": 8,
+            "steps": 12,
+            "lr": 0.05,
+            "fixed_scales": True,
+            "symmetric": False,
+        },
+        {"lr": 0.03},
     ),
 ]

@@ -128,3 +128,25 @@ def test_the_loss_of_channels_sees_means_and_variances_alone() -> None:
     assert {n: norms(n, s) for n, s in specs.items()} == names
     with pytest.raises(ws.WspaceError, match="no leaf of any block is a norm"):
         ws.quant.norm_tweak([lambda p, x: x @ p["k"]], [{"k": jnp.eye(2)}], [{"k": jnp.eye(2)}], [jnp.ones((3, 2))])
+
+
+@pytest.mark.parametrize("variable", ["choice", "divisor", "offset", "weight"])
+def test_every_variable_of_the_study_lowers_the_layers_error(net: Any, variable: Any) -> None:
+    kernel = {"kernel": net["params"]["hidden0"]["kernel"]}
+    gram = {"kernel": jnp.asarray(SEEN.T @ SEEN / len(SEEN))}
+    made = [
+        t(kernel, **({"gram": gram} if "gram" in t.needs else {}))["kernel"].materialize() - kernel["kernel"]
+        for t in (ws.quant.rtn(bits=3), ws.quant.gradient_based(variable, bits=3, steps=200, lr=0.02))
+    ]
+    rtn, learned = (float(np.sum((TEST @ np.asarray(e)) ** 2)) for e in made)
+    assert learned < 0.7 * rtn
+
+
+def test_importance_is_the_sum_of_what_weights_and_slopes_make(net: Any) -> None:
+    slopes = jax.tree.map(lambda x: jnp.cos(3 * x), net)
+    found = ws.quant.gradient_importance(net, slopes)
+    w = np.asarray(net["params"]["out"]["kernel"], np.float64)
+    np.testing.assert_allclose(found["params/out/kernel"], np.sum(np.abs(w * np.cos(3 * w))), rtol=1e-5)
+    assert len(found) == 6
+    with pytest.raises(ws.WspaceError, match="no leaf has a gradient"):
+        ws.quant.gradient_importance(net, {"other": jnp.ones(2)})

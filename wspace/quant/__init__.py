@@ -31,6 +31,8 @@ from wspace.quant.fake_quant import noise as noise
 from wspace.quant.flexround import flexround as flexround
 from wspace.quant.formats import named as named
 from wspace.quant.gptq import gptq as gptq
+from wspace.quant.gradient_based import gradient_based as gradient_based
+from wspace.quant.gradient_based import gradient_importance as gradient_importance
 from wspace.quant.grid import Grid as Grid
 from wspace.quant.grid import decode as decode
 from wspace.quant.grid import encode as encode
