@@ -15,6 +15,7 @@ import wspace as ws
 from wspace.core.axes import MatrixView
 from wspace.core.errors import ShapeError, SideTreeError, WspaceError
 from wspace.reparam import LoRA, combine_adapters, extract_lora, lora_ranks
+from wspace.reparam.extract_lora import low_rank_array, low_rank_product_array
 
 RNG = np.random.default_rng(0)
 NUMBERS = np.load(Path(__file__).with_name("peft_numbers.npz"), allow_pickle=False)
@@ -135,6 +136,16 @@ def test_cat_is_the_exact_sum_and_linear_is_not() -> None:
     assert np.abs(combine_adapters("linear", (0.7, -0.2))(a, b)["q"].materialize() - want).max() > 0.1
     one = combine_adapters("linear", (-0.7,))(a)["q"]
     np.testing.assert_allclose(one.materialize(), -0.7 * a["q"].materialize(), atol=1e-6)
+
+
+def test_the_svd_of_a_product_is_that_of_its_factors() -> None:
+    """Wide, tall, and more columns than rows; at most the rank that the product has."""
+    for ins, k, outs, rank in ((9, 3, 7, 5), (4, 6, 9, 2)):
+        a, b = jnp.asarray(normal(ins, k)), jnp.asarray(normal(k, outs))
+        found, want = low_rank_product_array(a, b, rank), low_rank_array(a @ b, min(rank, k))
+        assert [x.shape for x in found] == [x.shape for x in want]
+        np.testing.assert_allclose(found[0] @ found[1], want[0] @ want[1], atol=2e-5)
+        np.testing.assert_allclose(np.sum(found[0] ** 2, 0), np.sum(found[1] ** 2, 1), rtol=1e-3, atol=1e-5)
 
 
 def test_leaves_without_an_adapter() -> None:

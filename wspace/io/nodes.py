@@ -28,7 +28,8 @@ class Whole(Mapping[str, Any]):
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self._facts = _facts(checkpoint)
-        self._parts = {node: _inside(node, checkpoint.specs) for node in self._facts}
+        self._parts = _inside(self._facts, checkpoint.specs)
+        self._kinds: dict[Any, Any] = {}
         part = {name for names in self._parts.values() for name in names.values()}
         self.specs: dict[str, Any] = {name: spec for name, spec in checkpoint.specs.items() if name not in part}
         self.specs |= {node: self._abstract(node) for node in self._facts}
@@ -68,13 +69,17 @@ class Whole(Mapping[str, Any]):
         from wspace.core.stored import from_parts
 
         specs = {path: self.checkpoint.specs[part] for path, part in self._parts[name].items()}
+        kind = (json.dumps(self._facts[name], sort_keys=True), *((p, s.shape, s.dtype) for p, s in specs.items()))
+        if kind in self._kinds:  # a model has many nodes of a few kinds
+            return self._kinds[kind]
         structs = {path: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for path, spec in specs.items()}
 
         def make() -> Any:
             with in_double(structs):
                 return jax.eval_shape(lambda parts: from_parts(_nested(parts), self._facts[name]), structs)
 
-        return self._made(name, make)
+        self._kinds[kind] = self._made(name, make)
+        return self._kinds[kind]
 
     def _made(self, name: str, make: Any) -> Any:
         try:
@@ -98,9 +103,16 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
     raise FormatError(f"{printable(checkpoint.path)}: its note on quantized leaves is damaged: {printable(problem)}")
 
 
-def _inside(node: str, names: Mapping[str, Any]) -> dict[str, str]:
-    """The leaves below a node: path from it -> name."""
-    return {name[len(node) + 1 :]: name for name in names if name.startswith(f"{node}.")}
+def _inside(nodes: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The leaves below each node: path from it -> name."""
+    found: dict[str, dict[str, str]] = {node: {} for node in nodes}
+    for name in names:
+        parts = name.split(".")
+        for n in range(1, len(parts)):
+            if (node := ".".join(parts[:n])) in found:
+                found[node][".".join(parts[n:])] = name
+                break
+    return found
 
 
 def _nested(parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from wspace.core.errors import ShapeError, WspaceError, nearest
 from wspace.core.transform import Context, Transform, over_stack, per_model
 from wspace.core.typing import Array, Leaf
-from wspace.reparam.extract_lora import low_rank_array
+from wspace.reparam.extract_lora import low_rank_array, low_rank_product_array
 from wspace.reparam.lora import LoRA, lora_array
 from wspace.stats.quantile import count_of, keep_largest
 
@@ -93,7 +93,7 @@ def combine_adapters(
       weights: [n], of each adapter, of either sign; default all 1. Traced.
       density: share of entries that stay, 0..1, where the word needs one. Traced.
       majority_sign_method: how ties elects a sign. Static.
-      rank: of the result, for svd; default the largest of the adapters. Static.
+      rank: of the result, for svd; default the largest of the adapters, at most what the sum can have. Static.
     Returns:
       Transform, n -> 1. a, b float32 (float64), scale 1. A leaf that is a plain array in some trees is merged from the
       others, as peft does with adapters that do not target a layer; one that is plain in all stays as in the first.
@@ -143,12 +143,16 @@ def _combined(
     if how == "cat":
         a = jnp.concatenate([v[k].astype(x.a.dtype) * x.a for k, x in enumerate(nodes)], axis=-1)
         return a, jnp.concatenate([x.b for x in nodes], axis=-2)
-    if how.endswith("svd"):
-        kind: Any = "linear" if how == "svd" else how.removesuffix("_svd")
+    size = rank or max(x.a.shape[-1] for x in nodes)
+    if how == "svd":
+        a, b = _combined(nodes, weights, None, "cat", None, settings)
+        a, b = over_stack(partial(low_rank_product_array, rank=size), stacks)(a, b)
+        return a, b
+    if how.endswith("_svd"):
+        kind: Any = how.removesuffix("_svd")
         updates = [lora_array(x.a, x.b, x.scale) for x in nodes]
         own = None if keys is None else keys[:, 0]
         whole = consensus_array(updates, weights, own, how=kind, stacks=stacks, **settings)
-        size = rank or max(x.a.shape[-1] for x in nodes)
         a, b = over_stack(partial(low_rank_array, rank=size), stacks)(whole)
         return a, b
     root = jnp.sqrt(jnp.abs(v))

@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from wspace.core.align import align
 from wspace.core.compose import around_base, keep
@@ -35,6 +36,29 @@ def low_rank_array(delta: Array, rank: int) -> tuple[Array, Array]:
     if r == 0 or delta.size == 0:
         return jnp.zeros((delta.shape[0], r), delta.dtype), jnp.zeros((r, delta.shape[1]), delta.dtype)
     u, s, vt = jnp.linalg.svd(gathered(gathered(delta, 0), 1), full_matrices=False)
+    return _even(u, s, vt, r)
+
+
+@partial(jax.jit, static_argnames="rank")
+def low_rank_product_array(a: Array, b: Array, rank: int) -> tuple[Array, Array]:
+    """`low_rank_array(a @ b, rank)` without the product: by the QR of either factor and the SVD of what is between.
+
+        a = Q R,   b' = P T,   R T' = U S V',   so   a b = (Q U) S (P V)'
+
+    a: [in, k]. b: [k, out]. Returns a [in, r], b [r, out], r = min(rank, k, in, out).
+    """
+    r = min(rank, *a.shape, b.shape[1])
+    if r == 0:
+        return jnp.zeros((a.shape[0], 0), a.dtype), jnp.zeros((0, b.shape[1]), b.dtype)
+    q, left = jnp.linalg.qr(gathered(gathered(a, 0), 1))
+    p, right = jnp.linalg.qr(gathered(gathered(b, 0), 1).T)
+    u, s, vt = jnp.linalg.svd(jnp.matmul(left, right.T, precision=lax.Precision.HIGHEST), full_matrices=False)
+    high = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    return _even(high(q, u), s, high(vt, p.T), r)
+
+
+def _even(u: Array, s: Array, vt: Array, r: int) -> tuple[Array, Array]:
+    """The first r singular triples as two factors, signs fixed."""
     a, b, root = u[:, :r], vt[:r], jnp.sqrt(s[:r])
     top = jnp.take_along_axis(a, jnp.argmax(jnp.abs(a), axis=0)[None], axis=0)
     turned = root * jnp.where(top[0] < 0, -1, 1).astype(a.dtype)
