@@ -16,7 +16,8 @@ import wspace as ws
 from tests.trace.layers import attend, normal
 from tests.trace.zoo import ZOO
 from wspace.core.containers import as_params
-from wspace.core.errors import NonFinite, ShapeError, SideTreeError, TreeMismatch
+from wspace.core.errors import MissingExtra, NonFinite, ShapeError, SideTreeError, TreeMismatch
+from wspace.data import minilm
 from wspace.match import gains, objective, weight
 
 KEY = jax.random.key(0)
@@ -60,6 +61,20 @@ def test_planted_is_found_in_every_model(name: str) -> None:
     g = drawn(axes, 1)
     found = weight(params, ws.match.act(params, axes, ws.match.inverse(axes, g)), axes, key=KEY)
     assert found.keys() == g.keys()
+    for group, p in g.items():
+        np.testing.assert_array_equal(found[group], p, err_msg=group)
+
+
+def test_planted_is_found_in_minilm() -> None:
+    """Its real weights: 12 heads of 32 in each of 6 layers, hidden layers of 1536."""
+    try:
+        params = minilm.load()
+    except MissingExtra as missing:
+        pytest.skip(str(missing))
+    batch = minilm.Batch(jnp.arange(12).reshape(2, 6) + 2000, jnp.ones((2, 6), bool))
+    axes = ws.trace.axes(minilm.apply, params, batch)
+    g = drawn(axes, 15)
+    found = weight(params, ws.match.act(params, axes, ws.match.inverse(axes, g)), axes, key=KEY)
     for group, p in g.items():
         np.testing.assert_array_equal(found[group], p, err_msg=group)
 

@@ -54,11 +54,11 @@ def check_orthogonal(name: str, q: Any) -> None:
 
 def turned(x: Any, path: Path, groups: Symmetries, g: Mapping[str, Any]) -> Array:
     """A leaf with every axis of a group multiplied by its Q: new[i] = sum_j Q[i, j] old[j]."""
-    names = {m.axis for group in groups.groups.values() for m in group.members if m.path == path}
-    x = jnp.asarray(x)
-    here = functools.reduce(gathered, sorted(names), x).astype(working_dtype(x.dtype))
+    x, cut = jnp.asarray(x), blocks_of(groups, path)
+    acted = {m.axis for group in groups.groups.values() for m in group.members if m.path == path}
+    plain = len(cut) == 1 and cut[0].shape == x.shape  # no axis is cut or split: the others may stay in parts
+    here = functools.reduce(gathered, acted if plain else range(x.ndim), x).astype(working_dtype(x.dtype))
     own = {name: jnp.asarray(q).astype(here.dtype) for name, q in g.items()}
-    cut = blocks_of(groups, path)
     out = here
     for block in cut:
         made = mix(block.take(here), block.names, groups, own)
