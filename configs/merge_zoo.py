@@ -8,7 +8,13 @@ of each layer's movement two fine-tunes undo, and for digits the training loss o
 of a method that has one is the best of LAMS on training data; other settings are the defaults of its paper or of
 mergekit. Methods of two models take the third one after the first two.
 
-Hardware: 2 CPU cores. Data: scikit-learn's digits; docstrings of the standard library. Nothing is downloaded.
+Hardware: 2 CPU cores. Time: 17 minutes of CPU, one of them for digits. Data: scikit-learn's digits; docstrings of the
+standard library. Nothing is downloaded. Mean scores that came out (jax 0.10.2):
+
+    digits    base .873, fine-tunes .871 to .879; DELLA .951, breadcrumbs .947, task arithmetic .946, soup .933
+    MiniLM    base .699, fine-tunes .721 to .742; OPCM .761, RAM .760, soup .759, TIES .748, task arithmetic .731
+
+MiniLM's fine-tunes know their training pairs by heart, so scales chosen on these are too large: the plain means win.
 """
 
 from __future__ import annotations

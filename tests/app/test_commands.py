@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import wspace as ws
 from wspace.app.cli import main
 from wspace.io import open_checkpoint
 
@@ -92,3 +93,17 @@ def test_methods_come_from_the_docstrings(capsys: pytest.CaptureFixture[str]) ->
     assert main(["methods", "merge.ties"]) == 0
     out = capsys.readouterr().out
     assert str(ws.merge.ties.__doc__).splitlines()[0] in out and "Yadav" in out and "density" in out
+
+
+def test_a_run_is_told_in_the_bytes_of_its_plan() -> None:
+    from wspace.app.execute import by_bytes
+
+    t = ws.chain(ws.average.uniform_soup(), ws.prune.magnitude(0.5, scope="global"))
+    trees = [{"a": np.ones((8, 4), np.float32), "b": np.ones(3, np.float32), "n": np.int32(1)} for _ in range(2)]
+    told: list[tuple[int, int, str]] = []
+    table = ws.plan(t, *trees)
+    ws.stream(t, trees, {}, progress=by_bytes(table, lambda *row: told.append(row)))
+    numbers = 8 * 4 + 3
+    total = t.passes * 2 * 4 * numbers + 4 * numbers
+    assert len(told) == 2 * t.passes and told[-1][:2] == (total, total)
+    assert [done for done, *_ in told] == sorted(done for done, *_ in told)

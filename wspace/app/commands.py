@@ -14,10 +14,11 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from wspace.app.catalog import Method, catalog
+from wspace.app.output import TRANSFORM
 from wspace.core.errors import WspaceError, listed, nearest, printable
 from wspace.core.implicit import Implicit
 from wspace.core.plan import size
@@ -272,16 +273,21 @@ def steps(console: Console, label: str, items: Collection[T]) -> Iterator[T]:
 def tracked(console: Console) -> Iterator[Any]:
     """Gives `track(label) -> progress callback`: one bar a label."""
     columns: Sequence[Any] = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[leaf]}"),
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("[dim]{task.fields[leaf]}"),
     )  # fmt: skip
     with Progress(*columns, console=console, disable=console.quiet, transient=not console.is_terminal) as progress:
 
         def track(label: str) -> Any:
-            task = progress.add_task(label, total=None, leaf="")
+            task, began = progress.add_task(label, total=None, leaf="", amount=""), time.perf_counter()
 
             def tell(done: int, total: int, leaf: str) -> None:
-                progress.update(task, completed=done, total=total, leaf=escape(leaf) if done < total else "")
+                amount = f"{done}/{total}"
+                if label == TRANSFORM:
+                    seconds = max(time.perf_counter() - began, 1e-9)
+                    amount = f"{size(done)} of {size(total)}, {size(done / seconds)}/s"
+                shown = escape(leaf) if done < total else ""
+                progress.update(task, completed=done, total=total, leaf=shown, amount=amount)
 
             return tell
 

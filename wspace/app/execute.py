@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from wspace.app.build import Work, merge_work, steps, work
+from wspace.app.output import TRANSFORM
 from wspace.app.recipe import Recipe
 from wspace.app.records import write_records
 from wspace.app.sources import check_out, inputs
@@ -115,6 +116,21 @@ def planned(job: Opened) -> Plan:
     return tabulate(job.ready)
 
 
+def by_bytes(table: Plan, tell: Progress) -> Progress:
+    """A callback for a run of the plan that passes on bytes read and written, where a run tells leaves: they differ in
+    size by thousands, so time left and speed can only be told from bytes."""
+    rows = {row.path: row for row in table.rows if row.steps}
+    total = sum(table.passes * row.bytes_in + row.bytes_out for row in rows.values())
+    moved = 0
+
+    def told(done: int, leaves: int, path: str) -> None:
+        nonlocal moved
+        moved += rows[path].bytes_in + (rows[path].bytes_out if done > leaves - len(rows) else 0)
+        tell(moved, total, path)
+
+    return told
+
+
 @dataclass
 class Result:
     """What a run found out, for the report and the table.
@@ -162,7 +178,7 @@ def run_recipe(
     options: dict[str, Any] = {"shard_size": recipe.output.shard_size, "overwrite": overwrite, "inputs": read}
     with write_folder(out, made.specs, structure=made.structure, metadata=notes, **options) as sink:
         tee = Tee(sink, job, result, keep=recipe.evaluate is not None, bare=bare)
-        transfer(ready, tee, track("transform"))
+        transfer(ready, tee, by_bytes(tabulate(ready), track(TRANSFORM)))
         if recipe.evaluate is not None:
             evaluate(job, tee.kept, result, track("evaluate"))
         write_records(job, sink, result, bare=bare)

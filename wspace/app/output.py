@@ -11,6 +11,7 @@ from wspace.core.errors import RecipeError, printable
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 FORMATS = ("safetensors", "orbax", "peft")
 SHARD_SIZE = 5_000_000_000
+TRANSFORM = "transform"  # the label of the progress that is told in bytes, not in steps
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
 
