@@ -138,7 +138,7 @@ def test_a_file_gives_the_node_back_and_size_is_counted_in_bits(name: str) -> No
         return
     scale_bits = {"mx": 8, "nv": 8, "ra": 8, "af": 64}.get(name[:2], 32)
     zero = q.grid.bits if "asymmetric" in name else 0
-    over = {"nv": 32, "po": 32, "ra": 32 * W.shape[1]}.get(name[:2], 0)
+    over = {"nv": 32, "po": 32, "ed": 32 * q.scale.size, "ra": 32 * W.shape[1]}.get(name[:2], 0)
     assert q.stored_bits() == W.size * q.grid.bits + q.scale.size * (scale_bits + zero) + over
 
 

@@ -24,6 +24,8 @@ from wspace.quant.clip import Search as Search
 from wspace.quant.discquant import discquant as discquant
 from wspace.quant.distilled_data import Moments as Moments
 from wspace.quant.distilled_data import distill_data as distill_data
+from wspace.quant.edge_scale import entropy_bits as entropy_bits
+from wspace.quant.edge_scale import soft_bit_count as soft_bit_count
 from wspace.quant.fake_quant import FakeQuant as FakeQuant
 from wspace.quant.fake_quant import fake_quant as fake_quant
 from wspace.quant.fake_quant import lsq as lsq

@@ -12,6 +12,7 @@ import numpy as np
 
 from wspace.core.errors import WspaceError, nearest
 from wspace.quant.codebook import Codebook
+from wspace.quant.edge_scale import EdgeScale
 from wspace.quant.grid import Grid
 from wspace.quant.integer import Affine, Integer
 from wspace.quant.levels import Cast, Levels, Snap
@@ -21,7 +22,7 @@ Format: TypeAlias = Grid | str | None
 NAMES = (
     "int4", "int4_asymmetric", "int4_full", "fp4", "fp6_e2m3", "fp6_e3m2", "fp8_e4m3", "fp8_e5m2", "nf4", "mxfp4",
     "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "nvfp4", "binary", "ternary", "statsq2", "balanced2",
-    "log2_4", "logsqrt2_4", "logsqrt2_4_positive", "log2_4_positive", "kmeans3", "power4", "affine4",
+    "log2_4", "logsqrt2_4", "logsqrt2_4_positive", "log2_4_positive", "kmeans3", "power4", "edge_scale8", "affine4",
     "ratiofp4",
 )  # fmt: skip
 CASTS = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
@@ -52,8 +53,9 @@ def named(name: str) -> Grid:
     one of the matrix (groups of 16). binary, ternary; statsq2: half steps without a zero, scaled by the mean (OFQ);
     balanced2: 2^b + 1 codes (BitsFusion); log2_4, logsqrt2_4: signed powers of two, or of its root, nearest in the
     logarithm; with `_positive` those below 1 and zero, for probabilities (RepQuant). kmeans4: 2^b values of each
-    block's own. power4: equal steps of a power of the weight, whose exponent is a scale (PowerQuant). affine4: equal
-    steps between a block's smallest and largest weight. `levels:-1,0,1`: a list of numbers.
+    block's own. power4: equal steps of a power of the weight, whose exponent is a scale (PowerQuant). edge_scale8:
+    zero up to an edge, equal steps above it (L2 compression). affine4: equal steps between a block's smallest and
+    largest weight. `levels:-1,0,1`: a list of numbers.
 
     >>> named("fp4").levels[-3:], named("int4").bits, named("mxfp4").snap
     ((3.0, 4.0, 6.0), 4, 'mx')
@@ -73,6 +75,8 @@ def named(name: str) -> Grid:
             return Cast(name, 8, snap, CASTS[rest])
         if levels := _levels(rest):
             return _with_levels(name, snap, levels)
+    if found := re.fullmatch(r"edge_scale([2-8])", name):
+        return EdgeScale(name, int(found[1]))
     if found := re.fullmatch(r"power([2-8])", name):
         return Power(name, int(found[1]))
     if found := re.fullmatch(r"statsq([1-8])", name):

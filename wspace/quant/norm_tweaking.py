@@ -111,7 +111,7 @@ def norm_tweak(
       >>> [round(g, 1) for g in new[0]["norm"]["scale"].tolist()]
       [1.0, 1.0]
 
-    Reference: Li, Li, Zhang, Xu, Chu, Sun, Lin, 2023, "Norm Tweaking: High-performance Low-bit Quantization of Large
+    Reference: Li, Li, Zhang, Chu, 2023, "Norm Tweaking: High-performance Low-bit Quantization of Large
       Language Models".
     Differs from the paper: calibration data is the caller's; blocks are quantized beforehand, all at once; a block that
       gets worse stays.
