@@ -261,12 +261,14 @@ OPS: list[Callable[[Any, Any], Any]] = [
     lambda h, w: h * jax.nn.one_hot(h.argmax(-1), 12) + h,
     lambda h, w: h + sum(jnp.sin(h @ w.reshape(12, 3, 4)[:, k]) @ w.reshape(3, 4, 12)[k] for k in range(3)),
     lambda h, w: sum(h.reshape(2, 3, 4)[:, k] * w[k, :4] for k in range(3)) @ w[:4],
+    lambda h, w: h * lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + 1e-3),
+    lambda h, w: h @ w[:, :4] @ w[:, 4:8].T - h,
 ]
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_random_programs(seed: int) -> None:
-    """Whatever is composed with whatever, a group that is found is a symmetry, of either kind."""
+    """Whatever is composed with whatever, a group that is found is a symmetry, of whatever kind."""
     rng = np.random.default_rng(seed)
     chosen = [OPS[k] for k in rng.integers(0, len(OPS), rng.integers(2, 6))]
     params = {f"w{k}": (rng.standard_normal((12, 12)) / 3).astype(np.float32) for k in range(len(chosen) + 2)}
@@ -281,9 +283,9 @@ def test_random_programs(seed: int) -> None:
     x = jnp.asarray(rng.standard_normal((2, 12)), jnp.float32)
     run = jax.jit(apply)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        for kind in ("permutation", "scale"):
+        for kind in ("permutation", "scale", "orthogonal"):
             axes = ws.trace.axes(apply, params, x, kind=kind)
-            for _ in range(3):
+            for _ in range(3 if axes.groups else 0):
                 g = {n: drawn(kind, rng, v.shape) for n, v in axes.groups.items()}
                 ws.match.check_invariance(run, params, axes, g, x, tolerance=3e-5)
 
@@ -291,4 +293,6 @@ def test_random_programs(seed: int) -> None:
 def drawn(kind: str, rng: Any, shape: tuple[int, ...]) -> Any:
     if kind == "scale":
         return np.exp2(rng.uniform(-1, 1, shape)).astype(np.float32)
+    if kind == "orthogonal":
+        return np.linalg.qr(rng.standard_normal((*shape, shape[-1])))[0].astype(np.float32)
     return rng.permuted(np.broadcast_to(np.arange(shape[-1]), shape), axis=-1)

@@ -66,7 +66,8 @@ def fold_gains(apply: Callable[..., Any], params: Tree, *inputs: Any, where: str
       in     2     in[1], out[0]
 
     Reference: Ashkboos, Croci, Gennari do Nascimento, Hoefler, Hensman, 2024, "SliceGPT", and Ashkboos et al., 2024,
-    "QuaRot". Differs from the papers: no LayerNorm is made an RMSNorm (its mean stays, and with it the axes are fixed).
+    "QuaRot". Differs from the papers: no LayerNorm is made an RMSNorm (its mean stays, and with it the axes are fixed);
+    a gain that is stored less 1 is no leaf that is multiplied: it stays too.
     """
     walk, leaves = walked(apply, params, inputs)
     gains = [path for path in multiplied(walk, leaves) if re.search(where, show(path))]
