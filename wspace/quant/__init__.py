@@ -19,6 +19,9 @@ from wspace.quant.amended import PerInput as PerInput
 from wspace.quant.awq import awq as awq
 from wspace.quant.balanced import balanced as balanced
 from wspace.quant.balanced import effective_bits as effective_bits
+from wspace.quant.bias import absorb_bias as absorb_bias
+from wspace.quant.bias import bias_correct as bias_correct
+from wspace.quant.bias import clipped_normal_mean as clipped_normal_mean
 from wspace.quant.clip import Percentile as Percentile
 from wspace.quant.clip import Search as Search
 from wspace.quant.discquant import discquant as discquant
@@ -31,6 +34,9 @@ from wspace.quant.fake_quant import fake_quant as fake_quant
 from wspace.quant.fake_quant import lsq as lsq
 from wspace.quant.fake_quant import noise as noise
 from wspace.quant.flexround import flexround as flexround
+from wspace.quant.fold_scales import awq_element as awq_element
+from wspace.quant.fold_scales import equalize as equalize
+from wspace.quant.fold_scales import smooth_element as smooth_element
 from wspace.quant.formats import named as named
 from wspace.quant.gptq import gptq as gptq
 from wspace.quant.gradient_based import gradient_based as gradient_based
@@ -39,6 +45,8 @@ from wspace.quant.grid import Grid as Grid
 from wspace.quant.grid import decode as decode
 from wspace.quant.grid import encode as encode
 from wspace.quant.hqq import hqq as hqq
+from wspace.quant.int21 import lrec as lrec
+from wspace.quant.int21 import quantized_linear as quantized_linear
 from wspace.quant.int_matmul import int_matmul as int_matmul
 from wspace.quant.jlcm import jlcm as jlcm
 from wspace.quant.jlcm import similar_outputs as similar_outputs
