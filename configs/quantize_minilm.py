@@ -130,14 +130,21 @@ def measured(params: Params, pairs: Sequence[docstrings.Pair], true: np.ndarray 
 
 
 def table(rows: Mapping[str, Row]) -> Table:
-    """One row a method and format, in the order of their names."""
+    """One row a method and format: all of one kind of codes together, the best R@1 first."""
     head = ("method", "codes", "scales", "R@1", "MRR", "cosine", "bits a weight", "CPU s")
     cells = [
         (*[*name.split(" | "), "", ""][:3], f"{r['r@1']:.3f}", f"{r['mrr']:.3f}", f"{r['cosine']:.4f}",
          f"{r['bits']:.2f}", f"{r['seconds']:.0f}")
-        for name, r in rows.items()
+        for name, r in sorted(rows.items(), key=lambda row: (kind(row[0]), -row[1]["r@1"]))
     ]  # fmt: skip
     return Table(head, cells)
+
+
+def kind(name: str) -> tuple[int, str, str]:
+    """Where a row stands: fp32, then integers from wide to narrow, then other codes; by what shares a scale."""
+    codes, scales = [*name.split(" | "), "", ""][1:3]
+    width = -int(codes[3:]) if codes.startswith("int") else 0 if codes else -99
+    return width, codes, scales
 
 
 def report(rows: Mapping[str, Row]) -> str:
@@ -156,7 +163,7 @@ def report(rows: Mapping[str, Row]) -> str:
         except MissingExtra as missing:
             drawn = [Text(f"No plot: {missing}")]
             break
-        drawn.append(Figure(svg, f"One scale a {scales}; fp32 has {rows['fp32']['r@1']:.3f}."))
+        drawn.append(Figure(svg, f"Scales: {scales}. fp32 has {rows['fp32']['r@1']:.3f}."))
     how = (__doc__ or "").partition("\n\n")[2]
     return page("MiniLM, quantized", LEAD, [("Scores", [table(rows), *drawn]), ("How", [Text(how, code=True)])])
 

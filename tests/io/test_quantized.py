@@ -57,6 +57,11 @@ def test_a_gptq_folder(tmp_path: Path, old: bool) -> None:
     np.testing.assert_array_equal(dense["layers.1.up.weight"], weight_of(b, mixed))
     np.testing.assert_array_equal(dense["norm.weight"], NORM)
 
+    ws.io.save(tmp_path / "ours", got)  # groups of any inputs are a node of their own, in our folders too
+    again = ws.io.load(tmp_path / "ours")
+    assert isinstance(again["layers.1.up.weight"], Reordered)
+    np.testing.assert_array_equal(again["layers.1.up.weight"].materialize(), weight_of(b, mixed))
+
     ws.io.write_quantized(tmp_path / "back", got, "gptq", like=path)
     made = load_file(tmp_path / "back/model.safetensors")
     assert made.keys() == arrays.keys() and all(np.array_equal(made[n], x) for n, x in arrays.items())
