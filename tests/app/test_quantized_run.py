@@ -68,3 +68,12 @@ def test_bits_are_those_of_the_file(out: Path, capsys: pytest.CaptureFixture[str
     row = next(line for line in shown.splitlines() if "layers.0.up.weight" in line)
     assert "int3_asymmetric, 4.09 bits" in row and "96x64" in row
     assert "4 leaves, 18,496 numbers" in shown
+
+
+def test_codes_of_another_tool_are_not_taken_for_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    w = {"up.weight": ws.quant.rtn(4, 32)({"up.weight": RNG.standard_normal((96, 64)).astype(np.float32)})["up.weight"]}
+    ws.io.write_quantized(tmp_path / "a", w, "gptq")
+    (tmp_path / "r.yml").write_text(f"sources: {{a: {tmp_path / 'a'}}}\nmodels: [a]\n")
+    assert main(["run", str(tmp_path / "r.yml"), str(tmp_path / "out")]) != 0
+    assert "holds gptq codes, which a run would take for weights" in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "out").exists()

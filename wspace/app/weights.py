@@ -15,9 +15,9 @@ import numpy as np
 from wspace.app.changes import Change
 from wspace.app.sources import Adapter, Folder, Perturbed
 from wspace.core.align import abstract
-from wspace.core.errors import NonFinite, printable
+from wspace.core.errors import FormatError, NonFinite, printable
 from wspace.core.implicit import Implicit, dense
-from wspace.io import Adapted, AdapterFolder, Checkpoint, Spec, Whole, flatten_names, open_checkpoint
+from wspace.io import Adapted, AdapterFolder, Checkpoint, Spec, Whole, flatten_names, open_checkpoint, quantized_by
 
 
 class Weights(Mapping[str, Any]):
@@ -145,7 +145,7 @@ def opened(sources: Mapping[str, Any], *, allow_nonfinite: bool = False) -> dict
     """Every source of a recipe, opened; no leaf is read.
 
     Raises:
-      FormatError: a folder is no checkpoint.
+      FormatError: a folder is no checkpoint, or one that another tool quantized.
     """
     found: dict[str, Weights] = {}
 
@@ -158,6 +158,11 @@ def opened(sources: Mapping[str, Any], *, allow_nonfinite: bool = False) -> dict
     def _opened(name: str, source: Any) -> Weights:
         if isinstance(source, Folder):
             checkpoint = open_checkpoint(source.path)
+            if method := quantized_by(checkpoint):
+                raise FormatError(
+                    f"{printable(source.path)} holds {method} codes, which a run would take for weights; "
+                    "first write what they stand for: ws.io.save(OUT, ws.materialize(ws.io.load(IN)))"
+                )
             whole = Whole(checkpoint)
             made = Weights(name, whole, whole.specs, structure=whole.structure)
             made.folder, made.metadata, made.origin = Path(source.path), checkpoint.metadata, str(source.path)

@@ -16,7 +16,7 @@ from wspace.io.load import load, save
 from wspace.io.names import Flat, Structure, flatten_names, nest_names
 from wspace.io.nodes import NODES, Whole
 from wspace.io.orbax import OrbaxCheckpoint, open_orbax, write_orbax
-from wspace.io.quantized import quantization_of, read_quantized, write_quantized
+from wspace.io.quantized import quantization_of, quantized_by, read_quantized, write_quantized
 from wspace.io.restore import read_like
 from wspace.io.safetensors import SafetensorsFile, SafetensorsFolder
 from wspace.io.source import Checkpoint
@@ -54,6 +54,7 @@ __all__ = [
     "open_checkpoint",
     "open_orbax",
     "quantization_of",
+    "quantized_by",
     "read_like",
     "read_quantized",
     "save",

@@ -8,7 +8,7 @@ from typing import Any
 
 from wspace.io.checkpoint import open_checkpoint
 from wspace.io.nodes import NODES, Whole
-from wspace.io.quantized import READERS, quantization_of, read_quantized
+from wspace.io.quantized import quantized_by, read_quantized
 
 
 def load(path: str | Path) -> Any:
@@ -27,7 +27,7 @@ def load(path: str | Path) -> Any:
       'QTensor'
     """
     checkpoint = open_checkpoint(path)
-    if NODES not in checkpoint.metadata and (quantization_of(path) or {}).get("quant_method") in READERS:
+    if quantized_by(checkpoint):
         return read_quantized(path)
     return Whole(checkpoint).tree()
 

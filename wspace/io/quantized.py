@@ -23,6 +23,8 @@ from wspace.io.companions import copy_companions
 from wspace.io.dtypes import spec_of
 from wspace.io.header import parse_json
 from wspace.io.names import flatten_names
+from wspace.io.nodes import NODES
+from wspace.io.source import Checkpoint
 from wspace.io.writer import write_folder
 
 if TYPE_CHECKING:
@@ -46,6 +48,12 @@ def quantization_of(folder: str | Path) -> Config | None:
         if isinstance(found, dict):
             return found
     return None
+
+
+def quantized_by(checkpoint: Checkpoint) -> str | None:
+    """Which tool's layout a folder has, of those that are read; None: plain arrays, or nodes of our own."""
+    method = (quantization_of(checkpoint.path) or {}).get("quant_method")
+    return str(method) if method in READERS and NODES not in checkpoint.metadata else None
 
 
 def read_quantized(path: str | Path) -> dict[str, Any]:
