@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import wspace as ws
 from wspace.app.cli import main
@@ -74,3 +75,35 @@ def test_minilm_with_two_tokens_more(tmp_path: Path, monkeypatch: pytest.MonkeyP
     batch = minilm.tokenize(TEXTS, minilm.vocabulary(source))
     old, made = (np.asarray(minilm.encode(dict(p), *batch)) for p in (base, out))
     np.testing.assert_allclose(made, old, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_adapter_on_minilm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merged by `convert`, the model encodes as with the update added by hand; extracted again, it is that adapter."""
+    try:
+        source = minilm.folder()
+    except MissingExtra as missing:
+        pytest.skip(str(missing))
+    monkeypatch.chdir(tmp_path)
+    base, rng = dict(ws.io.open_checkpoint(source)), np.random.default_rng(0)
+    names = [name for name in base if name.endswith(("query.weight", "value.weight"))]
+    factors = {n: (0.05 * rng.standard_normal((4, 384)), 0.05 * rng.standard_normal((384, 4))) for n in names}
+    saved: dict[str, np.ndarray] = {}
+    for name, (a, b) in factors.items():
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        saved |= {f"{module}.lora_A.weight": np.float32(a), f"{module}.lora_B.weight": np.float32(b)}
+    Path("lora").mkdir()
+    save_file(saved, "lora/adapter_model.safetensors")
+    Path("lora/adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
+    assert main(["convert", "lora", "merged", "--base", str(source), "--quiet"]) == 0
+    merged, by_hand = (
+        ws.io.open_checkpoint("merged"),
+        base | {n: base[n] + np.float32(2 * b @ a) for n, (a, b) in factors.items()},
+    )
+    batch = minilm.tokenize(TEXTS, minilm.vocabulary(source))
+    old, want, made = (np.asarray(minilm.encode(dict(p), *batch)) for p in (base, by_hand, merged))
+    np.testing.assert_allclose(made, want, atol=1e-5)
+    assert np.abs(made - old).max() > 0.01
+    assert ws.reparam.lora_ranks(merged, base, energy=0.999, where="layer.0.*(query|value).weight") == dict.fromkeys(
+        names[:2], 4
+    )

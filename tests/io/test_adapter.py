@@ -131,6 +131,19 @@ def test_what_is_no_low_rank_update_alone_is_refused_by_name(tmp_path: Path, cha
     assert words in str(caught.value) and "lora/adapter_" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_saved_embedding_is_the_base_of_its_own_adapter(tmp_path: Path) -> None:
+    """peft saves an adapted embedding whole, as base_layer: the update stands on that, not on the base's leaf."""
+    base, lora = laid(tmp_path)
+    name = "embed_tokens.weight"
+    own = arrays("plain", "base")[name] + 1
+    saved = {"base_model.model.embed_tokens.base_layer.weight": own}
+    save_file(load_file(lora / FACTORS) | saved, lora / FACTORS)
+    close(
+        ws.materialize(load_adapter(lora, base)),
+        arrays("plain", "merged") | {name: arrays("plain", "merged")[name] + 1},
+    )
+
+
 def test_damaged_folders(tmp_path: Path) -> None:
     base, lora = laid(tmp_path)
     factors = load_file(lora / FACTORS)

@@ -52,8 +52,9 @@ def stream(
 ) -> None:
     """Run from mappings to a mapping, leaf by leaf: each leaf is read `t.passes` times and written once.
 
-    A source maps names (or key tuples) to arrays; if it has `.specs` (name -> (shape, dtype)), nothing is read to
-    learn shapes. Side trees may be mappings too. The sink gets the names of the first source.
+    A source maps names (or key tuples) to arrays or Implicit nodes; if it has `.specs` (name -> (shape, dtype), or a
+    node of ShapeDtypeStructs), nothing is read to learn shapes. Side trees may be mappings too. The sink gets the names
+    of the first source.
 
     Raises:
       TreeMismatch, ShapeError, SideTreeError, SelectionError: before any leaf is read.
