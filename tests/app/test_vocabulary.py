@@ -197,6 +197,18 @@ def test_a_config_that_disagrees(here: Path, capsys: pytest.CaptureFixture[str],
     fails(capsys, UNION + "tokenizer_source: union", words)
 
 
+def test_rows_of_a_head_that_a_model_does_not_have(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tied in one model, apart in the other: refused, and under a policy too where the rows are needed."""
+    llama.folder(here / "a", 1)
+    leaves = llama.folder(here / "b", 2, added=["<x>"])
+    save_file({n: x for n, x in leaves.items() if n != "lm_head.weight"}, here / "b" / "model.safetensors")
+    fails(capsys, UNION + "tokenizer_source: union", "lacks lm_head.weight")
+    Path("r.yml").write_text(UNION + "tokenizer_source: union")
+    assert main(["run", "r.yml", "out", "--mismatch", "pad"]) == 2
+    assert "b has no lm_head.weight, and a needs rows of it" in capsys.readouterr().err
+    assert main(["run", "r.yml", "out", "--mismatch", "intersect"]) == 0
+
+
 def test_a_stage_with_a_new_vocabulary_is_no_source_of_another(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     llama.folder(here / "a", 1)
     llama.folder(here / "b", 2, added=["<x>"])

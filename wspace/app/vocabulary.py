@@ -28,7 +28,7 @@ from wspace.app.tokenizer import (
     with_tokens,
 )
 from wspace.app.weights import Weights
-from wspace.core.errors import RecipeError, nearest, printable
+from wspace.core.errors import RecipeError, TreeMismatch, nearest, printable
 from wspace.core.implicit import Implicit, dense
 from wspace.io import Spec
 
@@ -76,7 +76,8 @@ class Reindexed(Mapping[str, Any]):
                 out[taken] = self._leaf(other, name)[rows.row[taken]]
         if (mixed := lacks & (rows.donor == MEAN)).any():
             out[mixed] = self._mean(name, mixed, out.dtype)
-        out[~rows.token] = out[rows.token].mean(axis=0)
+        if not rows.token.all():
+            out[~rows.token] = out[rows.token].mean(axis=0)
         return out.astype(spec.dtype)
 
     def _mean(self, name: str, mixed: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
@@ -89,6 +90,10 @@ class Reindexed(Mapping[str, Any]):
         return total / count
 
     def _leaf(self, model: str, name: str) -> np.ndarray[Any, Any]:
+        if name not in self.sources[model].specs:
+            raise TreeMismatch(
+                printable(f"{model} has no {name}, and {self.model} needs rows of it for its new tokens")
+            )
         leaf = self.sources[model][name]
         return np.asarray(dense(leaf) if isinstance(leaf, Implicit) else leaf)
 

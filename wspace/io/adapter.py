@@ -164,7 +164,7 @@ class Adapted(Mapping[str, Any]):
     """A base with an adapter: its leaves by name, those that the adapter changes as LoRA nodes, or merged.
 
     Attributes:
-      base: the base's leaves, with specs. adapter: the folder.
+      base: the base's leaves, a mapping with specs. adapter: the folder.
       specs: as of `Whole`. structure: of the base.
 
     Args:
@@ -173,9 +173,9 @@ class Adapted(Mapping[str, Any]):
       TreeMismatch: a leaf that the base does not have. ShapeError: factors that do not fit it. Both name leaf and file.
     """
 
-    def __init__(self, base: Mapping[str, Any], adapter: AdapterFolder, *, merged: bool = False) -> None:
+    def __init__(self, base: Any, adapter: AdapterFolder, *, merged: bool = False) -> None:
         self.base, self.adapter, self.merged = base, adapter, merged
-        specs: Mapping[str, Any] = base.specs  # type: ignore[attr-defined]
+        specs: Mapping[str, Any] = base.specs
         self.structure = getattr(base, "structure", None)
         missing = [name for name in (*adapter.parts, *adapter.trained) if name not in specs]
         if missing:
@@ -193,7 +193,7 @@ class Adapted(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         own = self.adapter.trained.get(name)
-        leaf = self.base[name] if own is None else self.adapter.file[own].astype(self.base.specs[name].dtype)  # type: ignore[attr-defined]
+        leaf = self.base[name] if own is None else self.adapter.file[own].astype(self.base.specs[name].dtype)
         if name not in self.adapter.parts:
             return leaf
         node = self._node(name, leaf, self.adapter.file.__getitem__)
@@ -247,7 +247,7 @@ class Adapted(Mapping[str, Any]):
 
     def _unfit(self, name: str, what: str) -> str:
         where = f"{printable(self.adapter.path / FACTORS)}: leaf '{printable(name)}'"
-        return f"{where} does not fit its base of shape {tuple(self.base.specs[name].shape)}: {what}"  # type: ignore[attr-defined]
+        return f"{where} does not fit its base of shape {tuple(self.base.specs[name].shape)}: {what}"
 
 
 def _ends(a: Any, b: Any) -> tuple[int, int]:
