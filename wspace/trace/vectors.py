@@ -65,7 +65,7 @@ def normalizations(apply: Callable[..., Any], params: Tree, *inputs: Any) -> dic
     found: dict[Path, Path] = {}
     for op in walk.ops:
         if op.name == "add" and len(op.ins) == 2:
-            _carry(op, shifted, [v.uid for v in op.ins if not v.axes or v.uid not in shifted])
+            _carry(op, shifted, [v.uid for v in op.ins if not v.axes])  # an epsilon
         elif op.name in ("rsqrt", "sqrt") and op.ins[0].uid in shifted:
             roots |= {v.uid: shifted[op.ins[0].uid] for v in op.outs}
         elif op.name == "sub" and op.ins[1].uid in known and op.ins[0].uid not in known:
