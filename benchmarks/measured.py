@@ -97,7 +97,7 @@ def facts() -> dict[str, Any]:
         "cpu": model,
         "cores": os.cpu_count(),
         "memory GiB": round(memory / 2**30, 1),
-        "load at start": round(os.getloadavg()[0], 1),
+        "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         **{name: found for name in ("jax", "numpy") if (found := _version(name))},
         "date": time.strftime("%Y-%m-%d"),

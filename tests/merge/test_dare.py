@@ -105,3 +105,13 @@ def test_half_of_a_fine_tune_rescaled_is_as_good_and_unscaled_is_not() -> None:
     deltas = weights(ws.around_base(drop(0.5))(tuned, base=base, key=jax.random.key(0)))
     same = [np.mean(w == x) for w, x in zip(deltas.values(), weights(base).values(), strict=True) if w.size > 1000]
     assert all(0.4 < s < 0.6 for s in same)
+
+
+def test_the_numbers_drawn_on_the_host_are_those_of_jax() -> None:
+    """The twin has a Threefry of its own; also over a block's end, and for another generator."""
+    from wspace.core.blocks import BLOCK
+    from wspace.merge.dare import _draws_on_host, wspace_draws
+
+    for key, size in ((jax.random.key(3), BLOCK + 3), (jax.random.key(4), 5), (jax.random.key(5, impl="rbg"), 5)):
+        like = np.zeros(size, np.float32)
+        np.testing.assert_array_equal(_draws_on_host(key, like), np.asarray(wspace_draws(key, like)))

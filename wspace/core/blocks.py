@@ -263,6 +263,8 @@ def _is_entrywise(eqn: Any, shape: tuple[int, ...]) -> bool:
 
 
 def _does(eqn: Any, kinds: frozenset[str]) -> bool:
+    if eqn.params.get("name") in HOST:
+        return False  # always computed apart
     inner = _inside(eqn)
     return eqn.primitive.name in kinds if inner is None else _has(inner.jaxpr, kinds)
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
+from wspace.core.blocks import BLOCK, on_host
 from wspace.core.compose import around_base, chain
 from wspace.core.errors import WspaceError
 from wspace.core.transform import Context, Transform, leafwise, of_model
 from wspace.core.typing import Array
 from wspace.merge.task_arithmetic import weighted_sum
 from wspace.stats.norms import with_norm_of
+from wspace.stats.quantile import COUNTABLE
 
 Rescale = Array | bool | Literal["l1"]
 
@@ -29,10 +33,41 @@ def drop_array(w: Array, key: Array, density: Array | float, rescale: Array | bo
     the same on every sharding and in every precision.
     """
     density = jnp.asarray(density, jnp.float32)
-    draws = jax.random.uniform(key, w.shape, jnp.float32, out_sharding=jax.typeof(w).sharding)
+    draws = wspace_draws(key, w)
     scale = jnp.where(rescale & (density > 0), density, 1).astype(w.dtype)
     kept = jnp.where(draws < density, w / scale, jnp.zeros((), w.dtype))
     return with_norm_of(kept, w) if norm else kept
+
+
+@jax.jit
+def wspace_draws(key: Array, like: Array) -> Array:
+    """A number in 0..1 for each entry, by key and position: its own function, so that its twin can be found by name."""
+    return jax.random.uniform(key, like.shape, jnp.float32, out_sharding=jax.typeof(like).sharding)
+
+
+@on_host("wspace_draws")
+def _draws_on_host(key: Array, like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The same numbers; jax's own generator keeps its rounds in a loop on CPU, which takes five times as long."""
+    known = jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+    if not known or like.size > COUNTABLE:
+        return np.asarray(jax.random.uniform(key, like.shape, jnp.float32))
+    out = np.empty(like.size, np.float32)
+    for start in range(0, like.size, BLOCK):
+        out[start : start + BLOCK] = _draws_from(jax.random.key_data(key), jnp.uint32(start))[: like.size - start]
+    return out.reshape(like.shape)
+
+
+@jax.jit
+def _draws_from(key: Array, start: Array) -> Array:
+    """BLOCK numbers in 0..1: Threefry-2x32 of (0, start), (0, start + 1), ..., its two words joined by xor."""
+    keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA))
+    x, y = jnp.broadcast_to(keys[0], BLOCK), start + jnp.arange(BLOCK, dtype=jnp.uint32) + keys[1]
+    for group in range(5):
+        for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            x = x + y
+            y = ((y << turn) | (y >> (32 - turn))) ^ x
+        x, y = x + keys[(group + 1) % 3], y + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return lax.bitcast_convert_type(((x ^ y) >> 9) | jnp.uint32(0x3F800000), jnp.float32) - 1
 
 
 def rescaling(rescale: Rescale, name: str) -> tuple[Array | bool, bool]:
