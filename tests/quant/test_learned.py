@@ -145,6 +145,30 @@ def test_a_block_is_learned_through_its_own_program(method: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, q, again)
 
 
+def test_blocks_are_learned_in_order_on_what_the_learned_ones_before_give() -> None:
+    blocks = [{"kernel": jnp.asarray(RNG.standard_normal((16, 16)) / 4, jnp.float32)} for _ in range(2)]
+
+    def apply(p: Any, x: Any) -> Any:
+        return x + jnp.tanh(x @ p["kernel"])
+
+    def learn(p: Any, found: Any) -> Any:
+        nodes = ws.quant.signround(bits=2, soft=True, steps=20)(p, gram=found["gram"])
+        return ws.quant.reconstruct(found.apply, nodes, found.inputs, optax.sign_sgd(0.01), steps=60)
+
+    x = jnp.asarray(SEEN[:, :16], jnp.float32)
+    learned = ws.calibrate.blockwise([(apply, p) for p in blocks], [x], learn)
+    rtn = [ws.quant.rtn(bits=2)(p) for p in blocks]
+
+    def out(params: list[Any]) -> jax.Array:
+        y = jnp.asarray(HELD_OUT[:, :16], jnp.float32)
+        for p in params:
+            y = apply(ws.materialize(p), y)
+        return y
+
+    before, after = (float(mean_square(out(p), out(blocks))) for p in (rtn, learned))
+    assert after < 0.5 * before
+
+
 def test_biases_learn_with_the_codes_where_asked() -> None:
     nodes = ws.on("kernel", ws.quant.flexround(bits=2, steps=0, soft=True))(BLOCK)
     q = ws.quant.reconstruct(block, nodes, BATCHES, optax.adam(0.01), steps=20, where="bias")

@@ -35,7 +35,8 @@ def blockwise(
     Args:
       blocks: (apply, params) of each, in order: `apply(params, x)` gives the x of the next.
       batches: inputs of the first block.
-      transform: (params of a block, its Calibration) -> new params, of arrays or Implicit nodes.
+      transform: (params of a block, its Calibration) -> new params, of arrays or Implicit nodes. The Calibration also
+        has the block's `apply` and `inputs`, so `quant.reconstruct(found.apply, nodes, found.inputs, ...)` can learn.
       folds, axes: as for calibrate. weights: (input of the first block) -> [batch] or [batch, position].
       beside: run the untransformed model too, for folds of pairs: x is what a block sees after transformed ones, y what
         it sees in the untransformed model.
@@ -66,6 +67,7 @@ def blockwise(
             apply, params, inputs, folds,
             weights=given and (lambda _, given=given: given()), axes=axes, beside=first,
         )  # fmt: skip
+        found.apply, found.inputs = apply, inputs
         new = transform(params, found)
         del found
         made.append(new)

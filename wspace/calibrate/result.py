@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from wspace.core.axes import Axes
 from wspace.core.typing import Tree
 
@@ -11,7 +14,11 @@ class Calibration(dict[str, Tree]):
 
     axes: the roles that the statistics were taken in, to be passed along where they are not those of the names.
     unmet: path -> why this floating leaf has no entry. apart: path -> uses along other axes, not counted.
+    apply, inputs: in `blockwise`, the block's program and what it was calibrated on, to learn from.
     """
+
+    apply: Callable[[Tree, Any], Any] | None = None
+    inputs: Sequence[Any] = ()
 
     def __init__(self, trees: dict[str, Tree], axes: Axes, unmet: dict[str, str], apart: dict[str, str]) -> None:
         super().__init__(trees)
