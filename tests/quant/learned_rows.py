@@ -346,8 +346,8 @@ ROWS = [
         "quant.adaround",
         ws.quant.adaround,
         adaround,
-        {"bits": 3, "group": 8, "steps": 20, "lr": 0.05, "optimizer": SGD},
-        {"lr": 0.03, "weight": 1.0, "warmup": 0.4},
+        {"bits": 3, "group": 8, "steps": 20, "lr": 0.1, "optimizer": SGD},
+        {"lr": 0.04, "weight": 1.0, "warmup": 0.4},
     ),
     row(
         "quant.flexround",
@@ -374,8 +374,8 @@ ROWS = [
         "quant.nupes",
         ws.quant.nupes,
         nupes,
-        {"bits": 3, "group": 8, "steps": 12, "lr": 0.1},
-        {"lr": 0.06, "exponent_lr": 0.01, "exponent": 0.7},
+        {"bits": 3, "group": 8, "steps": 12, "lr": 0.02},
+        {"lr": 0.03, "exponent_lr": 0.01, "exponent": 0.7},
     ),
     Row(
         "quant.powerquant",
