@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 import wspace as ws
 from tests.quant.grids import decoded, grid_of
 from tests.rows import Row, like
-from tests.stats.grams import grams, statistics
+from tests.stats.grams import activations, grams, statistics
 from wspace.quant.clip import Search
 
 Arrays = list[np.ndarray]
@@ -216,6 +217,42 @@ def scores(trees: Any, rng: np.random.Generator) -> dict[str, Any]:
     return {"score": like(trees[0], rng)}
 
 
+@per_layer
+def gptaq(w: np.ndarray, sides: Any, bits: int, group: int, strength: float = 0.25, damp: float = 0.01) -> np.ndarray:
+    """GPTQ without blocks; each input also hands on what its own change left undone, projected on what is to come."""
+    gram, inputs, out = sides["gram"], len(w), w.copy()
+    inverse = np.linalg.inv(gram + damp * np.mean(np.diag(gram)) * np.eye(inputs))
+    upper = np.linalg.cholesky(inverse).T
+    residual = (sides["cross"].T - gram) @ upper.T
+    hand_on = np.zeros_like(gram)
+    for i in range(inputs):
+        for k in range(i + 1, inputs):
+            hand_on[i] += strength * residual[i, k] * upper[k]
+    for i in range(inputs):
+        if i % group == 0:
+            scale, zero = grid_of(out[i : i + group], bits, True)
+        now = out[i].copy()
+        out[i] = decoded(now, scale, zero, bits)
+        for later in range(i + 1, inputs):
+            out[later] += hand_on[i, later] * now - upper[i, later] * (now - out[i]) / upper[i, i]
+    return out
+
+
+def pairs(trees: Any, rng: np.random.Generator) -> dict[str, Any]:
+    """Gram matrices of changed inputs, and their products with the inputs as they were."""
+
+    def one(w: Any) -> tuple[Any, Any]:
+        made = []
+        for _ in range(1 if w.ndim == 2 else w.shape[0]):
+            x = activations(rng, 48, w.shape[-2])
+            changed = x + 0.3 * rng.standard_normal(x.shape)
+            made.append((changed.T @ changed / len(x), changed.T @ x / len(x)))
+        return tuple(jnp.asarray(m[0] if w.ndim == 2 else np.stack(m), jnp.float32) for m in zip(*made, strict=True))
+
+    found = {k: one(layer["kernel"]) for k, layer in trees[0].items() if isinstance(layer, dict)}
+    return {name: {k: {"kernel": x[i]} for k, x in found.items()} for i, name in enumerate(("gram", "cross"))}
+
+
 CALIBRATED: dict[str, Any] = {"sides": grams, "matrices": True, "gathers": True, "tolerance": 1e-5}
 
 ROWS = [
@@ -293,5 +330,13 @@ ROWS = [
         sides=scores,
         matrices=True,
         gathers=True,
+    ),
+    Row(
+        "quant.gptaq",
+        ws.quant.gptaq,
+        gptaq,
+        settings={"bits": 3, "group": 8},
+        numeric={"strength": 0.7, "damp": 0.3},
+        **{**CALIBRATED, "sides": pairs},
     ),
 ]

@@ -225,3 +225,20 @@ def test_a_correction_of_low_rank_leaves_the_later_singular_values() -> None:
         left = np.linalg.norm(w - np.asarray(node.materialize(), np.float64))
         np.testing.assert_allclose(left, np.sqrt(np.sum(values[rank:] ** 2)), atol=2e-5)
         assert node.stored_bits() == w.size * 4 + 3 * 32 * 32 + rank * (48 + 32) * 32
+
+
+def test_gptaq_makes_up_for_changed_inputs_and_is_gptq_without_a_change() -> None:
+    """Inputs that come scaled and mixed by earlier layers: the distance to the layer's output on the old ones."""
+    w, x, held_out = layer(12, large=1.0)
+    mix = np.eye(INPUTS) * 0.9 + 0.05 * np.random.default_rng(5).standard_normal((INPUTS, INPUTS))
+    now, later = x @ mix, held_out @ mix
+
+    def made(t: ws.Transform, x: np.ndarray) -> np.ndarray:
+        sides = {"gram": {"kernel": now.T @ now / len(now)}, "cross": {"kernel": now.T @ x / len(now)}}
+        node = t({"kernel": w}, **{n: sides[n] for n in t.needs})["kernel"]
+        return np.asarray(node.materialize(), np.float64)
+
+    plain, aware = (made(t, x) for t in (ws.quant.gptq(4, 16), ws.quant.gptaq(4, 16, strength=1.0)))
+    off = [np.mean((later @ q - held_out @ w) ** 2) for q in (plain, aware)]
+    assert off[1] < 0.7 * off[0], off
+    np.testing.assert_allclose(made(ws.quant.gptaq(4, 16, strength=1.0), now), plain, rtol=1e-6)

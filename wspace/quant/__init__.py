@@ -38,6 +38,7 @@ from wspace.quant.fold_scales import awq_element as awq_element
 from wspace.quant.fold_scales import equalize as equalize
 from wspace.quant.fold_scales import smooth_element as smooth_element
 from wspace.quant.formats import named as named
+from wspace.quant.gptaq import gptaq as gptaq
 from wspace.quant.gptq import gptq as gptq
 from wspace.quant.gradient_based import gradient_based as gradient_based
 from wspace.quant.gradient_based import gradient_importance as gradient_importance

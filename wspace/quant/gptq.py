@@ -80,7 +80,7 @@ def walk(
     w, factor = factored(w, gram) if order is None else factored(rows_at(w, order), gram[order][:, order])
     weights = within(gram, form)
     if order is None:
-        return _by_groups(w, factor, weights, kept, form, carry)
+        return by_groups(w, factor, weights, kept, form, carry)
     return _in_order(w, factor, weights, order, kept, form, carry)
 
 
@@ -106,8 +106,8 @@ def inverse_factor(gram: Array) -> Array:
     return inverse[::-1, ::-1]
 
 
-def _by_groups(
-    w: Array, factor: Array, weights: Array | None, kept: Array | None, form: Form, carry: int
+def by_groups(
+    w: Array, factor: Any, weights: Array | None, kept: Array | None, form: Form, carry: int
 ) -> tuple[Array, Array, Scales]:
     """Group after group, whose scales are fitted when their first input is reached."""
     group = form.block.group
@@ -131,12 +131,14 @@ def free(w: Array, kept: Array | None) -> Array:
 
 
 def _nearest(grid: Grid, scales: Scales) -> Any:
-    """Solve inputs by rounding them, on scales that they share."""
+    """Solve inputs by rounding them, on scales that they share. Of two factors the second carries the inputs on."""
 
-    def solve(w: Array, corner: Array, kept: Array | None) -> tuple[Array, Array, Array]:
+    def solve(w: Array, corner: Any, kept: Array | None) -> tuple[Any, Array, Array]:
         codes = encode(free(w, kept), grid, scales)
         near = decode(codes, grid, scales)
         made = near if kept is None else jnp.where(kept, w, near)
+        if isinstance(corner, tuple):
+            return ((w - made) / corner[0], w), codes, made
         return (w - made) / corner, codes, made
 
     return solve
