@@ -70,7 +70,12 @@ METHODS: dict[str, Callable[[int, int | None], ws.Transform]] = {
     "rtn": lambda bits, group: ws.quant.rtn(bits, group),
     "rtn asymmetric": lambda bits, group: ws.quant.rtn(bits, group, symmetric=False),
     "rtn mse": lambda bits, group: ws.quant.rtn(bits, group, scale="mse"),
+    "hqq": lambda bits, group: ws.quant.hqq(bits, group),
     "awq": lambda bits, group: ws.quant.awq(bits, group),
+    "awq clipped": lambda bits, group: ws.quant.awq(bits, group, scale="output"),
+    "awq + gptq asymmetric": lambda bits, group: ws.quant.awq(
+        bits, group, then=ws.quant.gptq(bits, group, symmetric=False)
+    ),
     "gptq": lambda bits, group: ws.quant.gptq(bits, group),
     "gptq act-order": lambda bits, group: ws.quant.gptq(bits, group, act_order=True),
     "gptq act-order asymmetric": lambda bits, group: gptq(bits, group),
@@ -80,6 +85,8 @@ METHODS: dict[str, Callable[[int, int | None], ws.Transform]] = {
         bits, group, symmetric=False, start=gptq(bits, group)
     ),
     "owq": lambda bits, group: ws.quant.owq(bits, group, symmetric=False),
+    "spqr": lambda bits, group: ws.quant.spqr(bits, group),
+    "gptaq asymmetric": lambda bits, group: ws.quant.gptaq(bits, group, symmetric=False),
     "rotated gptq": lambda bits, group: ws.quant.rotated(gptq(bits, group)),
     "qep + gptq act-order asymmetric": lambda bits, group: ws.chain(ws.quant.qep(1.0), gptq(bits, group)),
     "adaround": lambda bits, group: ws.quant.adaround(bits, group, symmetric=False),
