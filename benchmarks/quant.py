@@ -21,7 +21,7 @@ included in GPTQ), CPU seconds, torch / ours; the errors of both sides are equal
     AWQ                                                3.21 / 1.16   2.77        .008975
     QuantEase (GPTQ / it)                              0.43 / 0.89   0.48        .001538
 
-Compilation: 1 to 2 CPU seconds. A tree of 16 layers of one shape compiles no more programs than one layer.
+Compilation: about 1 CPU second. A tree of 16 layers of one shape compiles no more programs than one layer.
 """
 
 from __future__ import annotations

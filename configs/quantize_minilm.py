@@ -19,13 +19,19 @@ kept in float32; R@1 of 900 pairs has a standard error of 0.016, a difference of
     codes, scales      method                              R@1     MRR     cosine   bits a weight
     fp32                                                   0.402   0.527   1        32
     int4, channel      rtn                                 0.353   0.490   0.909    4.06
+                       gptq, act-order, asymmetric         0.390   0.516   0.976    4.07
     int3, channel      rtn                                 0.303   0.423   0.608    3.06
                        awq                                 0.349   0.473   0.784    3.13
                        gptq, act-order, asymmetric         0.368   0.497   0.899    3.07
                        quantease                           0.382   0.504   0.877    3.07
+                       rotated gptq                        0.386   0.514   0.928    3.13
                        owq, 8 inputs kept                  0.392   0.516   0.901    3.57
                        qep + gptq                          0.392   0.511   0.919    3.07
     int3, group 32     rtn                                 0.370   0.492   0.811    4.00
+                       awq clipped                         0.379   -       0.934    4.16
+                       hqq                                 0.393   -       0.883    5.00
+                       spqr                                0.396   -       0.964    4.73
+                       gptaq                               0.399   -       0.964    4.09
                        gptq, act-order, asymmetric         0.384   0.518   0.964    4.09
                        qep + gptq                          0.402   0.524   0.971    4.09
     int2, group 32     rtn                                 0.042   0.075   0.129    3.00
