@@ -54,7 +54,7 @@ def fold_gains(apply: Callable[..., Any], params: Tree, *inputs: Any, where: str
     Example:
       >>> def apply(p, x):
       ...     h = x @ p["in"]
-      ...     h = h / jnp.sqrt(jnp.square(h).mean(-1, keepdims=True)) * p["gain"]
+      ...     h = h / jnp.sqrt(jnp.square(h).mean(-1, keepdims=True)) * p["gain"][None]
       ...     return h @ p["out"]
       >>> p = {"in": jnp.ones((3, 2)), "gain": jnp.array([2.0, -1.0]), "out": jnp.ones((2, 1))}
       >>> folded = fold_gains(apply, p, jnp.ones((1, 3)))
