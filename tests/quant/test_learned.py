@@ -222,7 +222,8 @@ def test_powers_are_automorphisms_and_exponent_one_is_the_uniform_grid() -> None
     np.testing.assert_array_equal(q.codes, rtn.codes)
     np.testing.assert_allclose(q.materialize(), rtn.materialize(), rtol=1e-6)
     half, named_half = made(ws.quant.powerquant(bits=4)), made(ws.quant.rtn(grid="power4"))
-    jax.tree.map(np.testing.assert_array_equal, half, named_half)
+    np.testing.assert_array_equal(half.codes, named_half.codes)
+    np.testing.assert_allclose(half.materialize(), named_half.materialize(), rtol=1e-6)  # powers round as compiled
 
 
 DRAWS = [("laplace", 0.5, 0.45), ("normal", 0.65, 0.75), ("uniform", 1.0, 1.0)]

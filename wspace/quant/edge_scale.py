@@ -119,7 +119,7 @@ def soft_bit_count(codes: Array, resolution: Array | float = 64.0, last: int = 1
     value, slope = lax.map(jax.value_and_grad(share), levels)
     at = (lax.stop_gradient(q) + last).astype(jnp.int32)
     n = value[at] + lax.stop_gradient(slope[at]) * (q - lax.stop_gradient(q))
-    return -jnp.sum(jnp.log2(jnp.maximum(n, jnp.finfo(c.dtype).tiny)))
+    return -jnp.sum(jnp.log2(jnp.maximum(n, 1e-30)))  # a smaller number times log 2 may be flushed to zero
 
 
 @partial(jax.jit, static_argnames="last")

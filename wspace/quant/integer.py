@@ -109,8 +109,20 @@ class Affine(Grid):
         return {"scale": step(most / top - least / top), "low": least}
 
     def encode(self, x: Array, scales: Scales) -> Array:
-        steps = jnp.clip(jnp.round(in_steps(x - scales["low"], scales["scale"])), 0, 2**self.bits - 1)
+        return self.code_of(jnp.round(self.position(x, scales)))
+
+    def position(self, x: Array, scales: Scales) -> Array:
+        """Where x lies between the codes, before it is rounded."""
+        return in_steps(x - scales["low"], scales["scale"])
+
+    def code_of(self, steps: Array) -> Array:
+        """Whole numbers as codes: drawn into the range."""
+        steps = jnp.clip(steps, 0, 2**self.bits - 1)
         return jnp.where(jnp.isnan(steps), 0, steps).astype(jnp.uint8)
+
+    def neighbours(self, x: Array, scales: Scales) -> tuple[Array, Array]:
+        below = jnp.floor(self.position(x, scales) + NEAR)
+        return self.code_of(below), self.code_of(below + 1)
 
     def decode(self, codes: Array, scales: Scales) -> Array:
         return scales["low"] + codes.astype(scales["scale"].dtype) * scales["scale"]
