@@ -38,7 +38,7 @@ test: $(VENV)/.has-dev $(VENV)/.has-minilm lint ## lint, types, doctests, README
 	$(BIN)/python -m pytest --nbmake wspace kernels tests $(NOTEBOOKS)
 
 # What a change to a method or to the core breaks first; ROOM=merge adds that room's own tests and doctests.
-QUICK = tests/core tests/test_style.py $(patsubst %,tests/laws/test_%.py,structure truth families meta edges folds)
+QUICK = tests/core tests/test_style.py $(patsubst %,tests/laws/test_%.py,structure truth families meta folds)
 
 check: $(VENV)/.has-dev lint ## the quick part of `make test`, for while you work; ROOM=merge adds a room's own tests
 	$(BIN)/python -m pytest -m "not slow" $(QUICK) $(if $(ROOM),tests/$(ROOM) wspace/$(ROOM))
