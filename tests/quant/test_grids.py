@@ -191,8 +191,9 @@ def test_probabilities_on_powers_of_two(name: str, step: float) -> None:
 def test_k_means_is_lloyds_and_exact_for_few_values() -> None:
     few = np.array([[-3.0], [1.2], [-0.9], [1.2], [-3.0], [4.0]], np.float32)
     np.testing.assert_allclose(quantized(few, "kmeans2").materialize(), few, rtol=1e-6)
-    for column, table, made in zip(W.T, *(np.asarray(x).T for x in _codebook(W)), strict=True):
-        centers = table.T.ravel()
+    q = quantized(W, "kmeans3")
+    tables, every = np.asarray(q.scales["table"])[0], np.asarray(q.materialize())
+    for column, centers, made in zip(W.T, tables, every.T, strict=True):
         nearest = np.abs(column[:, None] - centers).argmin(1)
         np.testing.assert_allclose(made, centers[nearest], rtol=1e-6)
         means = [column[nearest == k].mean() if np.any(nearest == k) else c for k, c in enumerate(centers)]
@@ -201,8 +202,3 @@ def test_k_means_is_lloyds_and_exact_for_few_values() -> None:
         assert moved * (1 - 1e-6) <= np.sum((column - made) ** 2) <= 1.05 * moved
         uniform = np.asarray(quantized(column[:, None], "int3").materialize())[:, 0]
         assert np.sum((column - made) ** 2) < np.sum((column - uniform) ** 2)
-
-
-def _codebook(w: np.ndarray) -> tuple[Any, Any]:
-    q = quantized(w, "kmeans3")
-    return np.moveaxis(np.asarray(q.scales["table"])[0], 0, -1)[None].T[..., 0].T, q.materialize()

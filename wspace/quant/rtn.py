@@ -50,8 +50,9 @@ def rtn(
         squared error (AWQ's clip); both from gram. "percentile": to what 99.9% of the magnitudes lie in. Or a `Search`
         or `Percentile` of `wspace.quant.clip`. Static.
     Returns:
-      Transform, 1 -> 1, for matrices. codes int8 `[*stack, in, out]`, scale float32 `[*stack, in/group, out]` in
-      weight units a step. An all-zero group has scale 1. A group with a NaN or an infinity becomes NaN.
+      Transform, 1 -> 1, for matrices. codes `[*stack, in, out]`, int8 on integers; scale float32
+        `[*stack, in/group, out]` in weight units a step. An all-zero group has scale 1. A group with a NaN or an
+        infinity becomes NaN.
     Raises:
       ShapeError: group does not divide the inputs (names the path and both numbers); a leaf that is no matrix; on a
         mesh with Explicit axes, a group that spans devices (with Auto axes it is gathered).
