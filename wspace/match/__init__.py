@@ -38,3 +38,5 @@ from wspace.match.ste import midpoint as midpoint
 from wspace.match.ste import ste as ste
 from wspace.match.weight import objective as objective
 from wspace.match.weight import weight as weight
+from wspace.match.zip_models import Zipped as Zipped
+from wspace.match.zip_models import zip_models as zip_models

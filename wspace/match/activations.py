@@ -110,6 +110,17 @@ def _solved(
     groups: Symmetries, found: Tree, axes: Axes, roles: tuple[str, ...], seen: set[str], g: dict[str, Any]
 ) -> dict[str, Any]:
     """Solve the groups that these similarities show and none has shown so far, those that others depend on first."""
+    pair = shown(groups, found, axes, roles)
+    for name in pair.axes.groups:
+        if name not in seen:
+            g = g | visit(pair, name, {n: g[n] for n in pair.axes.groups})
+            seen |= {name, *dependants(pair, name)}
+    return g
+
+
+def shown(groups: Symmetries, found: Tree, axes: Axes, roles: tuple[str, ...]) -> Pair:
+    """Similarities of what leaves read or make, as a pair whose gains are those of pairing units; of its groups each
+    is seen in some leaf."""
     layout: dict[Path, Axis] = {}
     terms: dict[Path, list[tuple[Any, Any]]] = {}
     for path, matrix in as_params(found).leaves.items():
@@ -119,14 +130,9 @@ def _solved(
                 layout[path], shape = laid, [_length(axis) for axis in laid]
                 eye = np.broadcast_to(np.eye(matrix.shape[-1], dtype=np.float32), matrix.shape)
                 terms[path] = [(eye.reshape(shape), np.asarray(matrix).reshape(shape))]
-    shown = {name: tuple(Member(p, 0, 0, 1) for p, laid in layout.items() if name in _names(laid)) for name in g}
-    mine = {n: dataclasses.replace(groups.groups[n], members=at) for n, at in shown.items() if at}
-    pair = Pair(Symmetries("permutation", mine, layout), terms)
-    for name in mine:
-        if name not in seen:
-            g = g | visit(pair, name, {n: g[n] for n in mine})
-            seen |= {name, *dependants(pair, name)}
-    return g
+    at = {n: tuple(Member(p, 0, 0, 1) for p, laid in layout.items() if n in _names(laid)) for n in groups.groups}
+    mine = {n: dataclasses.replace(groups.groups[n], members=of) for n, of in at.items() if of}
+    return Pair(Symmetries("permutation", mine, layout), terms)
 
 
 Axis: TypeAlias = tuple[tuple[Strip, ...], ...]  # the axes of a leaf, or of its similarities

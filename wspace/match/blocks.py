@@ -23,12 +23,14 @@ from wspace.trace.groups import Strip, Symmetries
 
 
 class Block(NamedTuple):
-    """A part of a leaf. at: positions on each axis of the leaf; names, shape: of the block's own axes."""
+    """A part of a leaf. at: positions on each axis of the leaf; names, shape: of the block's own axes; axes: of which
+    axis of the leaf each is a factor."""
 
     path: Path
     at: tuple[np.ndarray, ...]
     names: tuple[str | None, ...]
     shape: tuple[int, ...]
+    axes: tuple[int, ...]
 
     def take(self, leaf: Any) -> Any:
         """The block `[*shape]` of a leaf, numpy or jax."""
@@ -55,7 +57,8 @@ def blocks_of(axes: Symmetries, path: Path) -> list[Block]:
         axis = [_factors(strip) for strip in strips]
         names = tuple(name for factors in axis for name, _ in factors)
         shape = tuple(size for factors in axis for _, size in factors)
-        found.append(Block(path, tuple(_positions(strip) for strip in strips), names, shape))
+        whose = tuple(k for k, factors in enumerate(axis) for _ in factors)
+        found.append(Block(path, tuple(_positions(strip) for strip in strips), names, shape, whose))
     return found
 
 
@@ -99,10 +102,15 @@ def move(
 def mix(x: Array, names: tuple[str | None, ...], axes: Symmetries, soft: Mapping[str, Array]) -> Array:
     """`move` by matrices [*over, new, old] in place of permutations; differentiable in both."""
     for name, k, along in moves(names, axes, soft):
-        letters = "abcdefghijklmnopqrstuvw"[: x.ndim]
-        matrix = "".join(letters[j] for j in along) + "z" + letters[k]
-        x = jnp.einsum(f"{matrix},{letters}->{letters.replace(letters[k], 'z')}", soft[name], x, precision="highest")
+        x = mix_axis(x, k, along, soft[name])
     return x
+
+
+def mix_axis(x: Array, k: int, along: tuple[int, ...], matrix: Array) -> Array:
+    """One axis of x mixed by a matrix [*along, new, old]; `along` are other axes of x."""
+    letters = "abcdefghijklmnopqrstuvw"[: x.ndim]
+    of = "".join(letters[j] for j in along) + "z" + letters[k]
+    return jnp.einsum(f"{of},{letters}->{letters.replace(letters[k], 'z')}", matrix, x, precision="highest")
 
 
 def moves(

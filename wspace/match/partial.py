@@ -25,7 +25,8 @@ def zip_features(correlation: Array, keep: int, *, models: int = 2, alpha: float
     """Merge the most alike pair of features, again and again, until `keep` are left.
 
     A merged feature is as alike to another as the least alike of its parts, times alpha. Each model may merge within
-    itself at most `beta * (models * n - keep) / models` times.
+    itself at most `beta * ((models * n - keep) // models)` times; then its features are closed to one another, and so
+    is what is merged of them from there on.
 
     Args:
       correlation: [models * n, models * n], of all models' features side by side, symmetric; the diagonal is not read.
@@ -45,7 +46,7 @@ def zip_features(correlation: Array, keep: int, *, models: int = 2, alpha: float
 
     Reference: Stoica, Bolya, Bjorner, Ramesh, Hearn, Hoffman, 2024, "ZipIt! Merging Models from Different Tasks without
     Training". Differs from the paper: a merged feature counts as within one model only if all its parts are of it
-    (the published code looks at the first part's model).
+    (the published code looks at the first part's model), and a limit of 0 means none (the published code: one).
     """
     near = np.array(correlation, np.float64)
     size = near.shape[0]
