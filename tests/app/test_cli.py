@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from wspace.app.output import size
-from wspace.core.errors import RecipeError
+from wspace.core.errors import WspaceError
+from wspace.core.sizes import bytes_in as size
 
 ROOT = Path(__file__).parents[2]
 HEAVY = "{'jax', 'numpy', 'flax', 'orbax', 'matplotlib'}"
@@ -158,5 +158,5 @@ def test_sizes() -> None:
         2**41,
     ]
     for text in ("", "GB", "5PB", "-1MB", "0"):
-        with pytest.raises(RecipeError, match="is not a size"):
+        with pytest.raises(WspaceError, match="is not a size"):
             size(text)

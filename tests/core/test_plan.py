@@ -12,7 +12,7 @@ import pytest
 import wspace as ws
 from tests.core.parts import add, mean, noise, unit, weigh
 from wspace.core.errors import SelectionError, ShapeError, TreeMismatch
-from wspace.core.plan import size
+from wspace.core.sizes import size
 
 
 def spec(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:

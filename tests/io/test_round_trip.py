@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from tests.io.trees import STORED, flat_trees, nested_trees, same_bits, values
-from wspace.core.errors import FormatError, ShapeError, TreeMismatch
+from wspace.core.errors import FormatError, ShapeError, TreeMismatch, WspaceError
 from wspace.io import SafetensorsFolder, flatten_names, nest_names, open_checkpoint, verify, write_folder, write_tree
 from wspace.io.dtypes import DTYPES
 
@@ -205,5 +205,5 @@ def test_an_assignment_must_fit_what_was_announced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", ["5 GBB", "0", "-1", "GB", "", 0])
 def test_a_shard_size_that_is_none(tmp_path: Path, size: Any) -> None:
-    with pytest.raises(FormatError, match="is not a size"):
+    with pytest.raises(WspaceError, match="is not a size"):
         write_tree(tmp_path / "m", {"w": np.ones(1)}, shard_size=size)

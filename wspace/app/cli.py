@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 from wspace import __version__
 from wspace.core.errors import WspaceError, nearest, printable
+from wspace.core.sizes import bytes_in
 
 T = TypeVar("T")
 
@@ -137,6 +138,12 @@ def _recipe_arguments(command: Parser) -> None:
         "--set", dest="sets", action="append", default=[], type=_assignment, metavar="A.B=C", help="override one value"
     )
     command.add_argument(
+        "--memory",
+        type=_size,
+        metavar="SIZE",
+        help="anonymous memory that the process may take, such as 4GiB; leaves that don't fit go through in parts",
+    )
+    command.add_argument(
         "--mismatch", choices=("refuse", "intersect", "base", "pad"),
         help="what becomes of leaves that not all models have in one shape (default: the recipe's, else refuse)",
     )  # fmt: skip
@@ -184,9 +191,7 @@ def _assignment(text: str) -> str:
 
 
 def _size(text: str) -> int:
-    from wspace.app.output import size
-
-    return _argument(size, text)
+    return _argument(bytes_in, text)
 
 
 def _argument(read: Callable[[str], T], text: str) -> T:

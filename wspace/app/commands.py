@@ -21,7 +21,7 @@ from wspace.app.catalog import Method, catalog
 from wspace.app.output import TRANSFORM
 from wspace.core.errors import WspaceError, listed, nearest, printable
 from wspace.core.implicit import Implicit
-from wspace.core.plan import size
+from wspace.core.sizes import size
 from wspace.io import NODES, Adapted, AdapterFolder, Checkpoint, Whole, is_adapter, open_checkpoint
 
 T = TypeVar("T")
@@ -38,14 +38,17 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     from wspace.app.execute import planned, run_recipe
     from wspace.app.records import ledger_table, scores_table
+    from wspace.app.watch import Watch
 
     recipe = arguments.recipe
     recipe = replace(recipe, allow_nonfinite=recipe.allow_nonfinite or arguments.allow_nonfinite)
     if arguments.seed is not None:
         recipe = replace(recipe, seed=arguments.seed)
     began = time.perf_counter()
-    with tracked(console) as track:
-        job, result = run_recipe(recipe, arguments.out, track, overwrite=arguments.overwrite, bare=arguments.bare)
+    with Watch() as watch, tracked(console) as track:
+        job, result = run_recipe(
+            recipe, arguments.out, track, overwrite=arguments.overwrite, bare=arguments.bare, memory=arguments.memory
+        )
     if result.scores:
         show(console, scores_table(result), "Scores")
     if 0 < len(result.ledger) <= 30:
@@ -53,6 +56,9 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     for note in result.notes:
         console.print(f"note: {escape(note)}")
     console.print(escape(planned(job).summary()))
+    if watch.peak:
+        allowed = f" of {size(arguments.memory)}" if arguments.memory else ""
+        console.print(f"memory: {size(watch.peak)}{allowed} at the peak")
     if result.ledger:
         before, after = (sum(getattr(r, f"bits_{when}") for r in result.ledger) / 8 for when in ("before", "after"))
         console.print(
@@ -69,7 +75,7 @@ def _plan(arguments: argparse.Namespace, console: Console) -> int:
     from wspace.app.report import Table as Cells
 
     with tracked(console) as track:
-        table = planned(open_recipe(arguments.recipe, track))
+        table = planned(open_recipe(arguments.recipe, track, arguments.memory))
     show(console, Cells(PLAN, table.cells()), "Plan")
     console.print(escape(table.summary()))
     return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from wspace.app.build import Work, merge_work, steps, work
 from wspace.app.output import TRANSFORM
@@ -24,7 +25,7 @@ from wspace.core.plan import Plan, tabulate
 from wspace.core.run import Ready, prepare, stream, transfer
 from wspace.core.stored import facts_of, parts_of
 from wspace.core.transform import Transform, narrow
-from wspace.core.typing import Leaf, Progress
+from wspace.core.typing import Index, Leaf, Progress
 from wspace.interpolate import segment
 from wspace.io import NODES, FolderSink, flatten_names, nest_names, write_folder
 from wspace.measure import Entry, compare
@@ -41,6 +42,7 @@ class Opened:
     recipe: Recipe
     sources: dict[str, Weights]
     work: Work
+    memory: int | None = None
 
     @property
     def models(self) -> list[Weights]:
@@ -50,7 +52,9 @@ class Opened:
     def ready(self) -> Ready:
         """All of it, checked."""
         t = self.work.transform
-        return prepare(t, self.models, key=self.key(t), sides=self.sides())
+        if self.memory is not None and self.recipe.evaluate is not None:
+            raise RecipeError(printable(f"{self.recipe.file}: evaluates whole models in memory: leave --memory out"))
+        return prepare(t, self.models, key=self.key(t), sides=self.sides(), memory=self.memory, weigh=True)
 
     @property
     def reference(self) -> Weights:
@@ -73,7 +77,7 @@ class Opened:
         return jax.random.key(self.recipe.seed) if "key" in t.needs else None
 
 
-def open_recipe(recipe: Recipe, track: Track) -> Opened:
+def open_recipe(recipe: Recipe, track: Track, memory: int | None = None) -> Opened:
     """Build the transforms first (so that a bad recipe costs nothing), then open the sources, run earlier merges.
 
     Raises:
@@ -104,7 +108,7 @@ def open_recipe(recipe: Recipe, track: Track) -> Opened:
         job = _opened(recipe, *merge_work(recipe.merges[-1], sources, made, recipe.mismatch))
     else:
         job = _opened(recipe, *work(recipe, made, sources))
-    return Opened(recipe, job.sources, job.work._replace(notes=(*notes, *job.work.notes)))
+    return Opened(recipe, job.sources, job.work._replace(notes=(*notes, *job.work.notes)), memory)
 
 
 def _opened(recipe: Recipe, made: Work, sources: Mapping[str, Weights]) -> Opened:
@@ -157,14 +161,21 @@ class Expanded(NamedTuple):
 
 
 def run_recipe(
-    recipe: Recipe, out: Path, track: Track, *, overwrite: bool = False, bare: bool = False
+    recipe: Recipe,
+    out: Path,
+    track: Track,
+    *,
+    overwrite: bool = False,
+    bare: bool = False,
+    memory: int | None = None,
 ) -> tuple[Opened, Result]:
     """Run a recipe into a folder: complete when this returns, absent if it raises.
 
     bare: the weights and what belongs to them, but no ledger, report or digests of the inputs.
+    memory: bytes of anonymous memory that the process may take; leaves that don't fit go through in parts.
     """
     check_out(out, inputs(recipe.sources), overwrite=overwrite)
-    job = open_recipe(recipe, track)
+    job = open_recipe(recipe, track, memory)
     result = Result(notes=list(job.work.notes))
     ready = job.ready
     made = expanded(job, {show(path): x for path, x in (ready.made or {}).items()})
@@ -192,6 +203,15 @@ class Tee(dict[str, Leaf]):
         super().__init__()
         self.sink, self.job, self.result, self.keep, self.bare = sink, job, result, keep, bare
         self.kept: dict[str, Leaf] = {}
+
+    def part(self, name: str, index: Index, leaf: Leaf) -> None:
+        """A part of a leaf that doesn't fit; compared with the reference when it is whole, from the file."""
+        leaf = cast(leaf, self.job.recipe.output.dtype or self.job.dtype)
+        if not self.job.recipe.allow_nonfinite:
+            check_finite(leaf, name, "the result")
+        self.sink.part(name, index, np.asarray(leaf))
+        if name not in self.sink.missing() and not self.bare:
+            self.result.ledger.append(compare(name, self.job.reference.source[name], self.sink.leaf(name)))
 
     def __setitem__(self, name: str, leaf: Leaf) -> None:
         leaf = cast(leaf, self.job.recipe.output.dtype or self.job.dtype)
@@ -259,5 +279,7 @@ def expanded(job: Opened, out: Mapping[str, Any]) -> Expanded:
 def cast(leaf: Leaf, dtype: str | None) -> Leaf:
     """A floating array in the dtype asked for; Implicit nodes and other leaves as they are."""
     if dtype is None or is_implicit(leaf) or not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
+        return leaf
+    if leaf.dtype == jax.numpy.dtype(dtype):
         return leaf
     return narrow(dense(leaf), jax.numpy.dtype(dtype))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from wspace.app.node import Node
-from wspace.core.errors import RecipeError, printable
+from wspace.core.errors import WspaceError
+from wspace.core.sizes import bytes_in
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 FORMATS = ("safetensors", "orbax", "peft")
 SHARD_SIZE = 5_000_000_000
 TRANSFORM = "transform"  # the label of the progress that is told in bytes, not in steps
-
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -25,23 +23,6 @@ class Output:
     dtype: str | None = None
 
 
-def size(text: str) -> int:
-    """Bytes from a size as people write it: KB, MB, GB, TB in thousands, KiB, MiB, GiB, TiB in 1024.
-
-    >>> size("5GB"), size("1.5 MiB"), size("4096")
-    (5000000000, 1572864, 4096)
-    """
-    found = _SIZE.fullmatch(text.strip())
-    count = (
-        0
-        if found is None
-        else int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " "))
-    )
-    if count < 1:
-        raise RecipeError(printable(f"{text!r} is not a size: write bytes or, say, 500MB or 5GB"))
-    return count
-
-
 def read_output(node: Node | None) -> Output:
     """Validate the `output` section; absent keys take their defaults."""
     found = node.fields(("formats", "shard_size", "dtype")) if node is not None else {}
@@ -50,7 +31,7 @@ def read_output(node: Node | None) -> Output:
     if formats and len(set(names)) < len(names):
         raise formats.error("names a format twice")
     try:
-        count = size(shard.text()) if shard else SHARD_SIZE
-    except RecipeError as problem:
+        count = bytes_in(shard.text()) if shard else SHARD_SIZE
+    except WspaceError as problem:
         raise shard.error(str(problem)) if shard else problem from None
     return Output(names, count, found["dtype"].text(DTYPES) if "dtype" in found else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -50,6 +51,21 @@ class Weights(Mapping[str, Any]):
         if not self.allow_nonfinite:
             check_finite(leaf, name, self.label)
         return leaf
+
+    def part(self, name: str, index: tuple[slice, ...]) -> Any:
+        """A part of a leaf, refused like the whole."""
+        leaf = self.source.part(name, index)  # type: ignore[attr-defined]
+        if not self.allow_nonfinite:
+            check_finite(leaf, name, self.label)
+        return leaf
+
+    def parts(self, name: str) -> bool:
+        """Whether a part of a leaf can be had without the rest of it in memory."""
+        return hasattr(self.source, "parts") and bool(self.source.parts(name))
+
+    def reading(self, name: str) -> int:
+        """Bytes of anonymous memory that reading a leaf takes, at most."""
+        return int(self.source.reading(name)) if hasattr(self.source, "reading") else 0
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
@@ -130,6 +146,12 @@ class Noisy(Mapping[str, Any]):
         spread = float(values.std()) if values.size else 0.0
         noise = rng.standard_normal(values.shape, np.float32) * np.float32(self.how.noise * spread)
         return (values + noise).astype(leaf.dtype)
+
+    def reading(self, name: str) -> int:
+        """Values and noise in float32, and the sum of them as it comes out."""
+        spec = self.specs[name]
+        own = math.prod(spec.shape) * (12 + spec.dtype.itemsize) if self._takes(name, spec) else 0
+        return own + self.of.reading(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.of)

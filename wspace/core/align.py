@@ -16,7 +16,9 @@ from wspace.core.errors import SHOWN, SideTreeError, TreeMismatch, listed
 from wspace.core.implicit import Implicit
 from wspace.core.select import Spec
 from wspace.core.transform import Steps, Transform
-from wspace.core.typing import Leaf, Path, Tree
+from wspace.core.typing import Index, Leaf, Path, Tree
+
+Given = tuple[tuple[Leaf, ...], dict[str, Any]]  # a leaf of every tree, and its side entries
 
 
 class ByPath(Mapping[Path, Leaf]):
@@ -29,6 +31,20 @@ class ByPath(Mapping[Path, Leaf]):
 
     def __getitem__(self, path: Path) -> Leaf:
         return self.source[self.names[path]]
+
+    def part(self, path: Path, index: Index) -> Leaf:
+        """A part of a leaf: where the source can, only that is read."""
+        name, part = self.names[path], getattr(self.source, "part", None)
+        return self.source[name][index] if part is None else part(name, index)
+
+    def parts(self, path: Path) -> bool:
+        """Whether a part of a leaf can be had without the leaf in memory: it is there already, or the source can."""
+        can = getattr(self.source, "parts", lambda name: isinstance(self.source, dict))
+        return bool(can(self.names[path]))
+
+    def reading(self, path: Path) -> int:
+        """Bytes of anonymous memory that reading a leaf takes: none where it is there already, or mapped."""
+        return int(getattr(self.source, "reading", lambda name: 0)(self.names[path]))
 
     def __contains__(self, path: object) -> bool:
         return path in self.names  # the default of Mapping would read the leaf
@@ -74,6 +90,16 @@ class Aligned:
     def side(self, path: Path, read: bool = True) -> dict[str, Any]:
         """One leaf's share of every side tree: a value, or a tuple with one a tree; shapes only if not read."""
         return {name: _entry(side, path, read) for name, side in self.sides.items()}
+
+    def part(self, path: Path, index: Index) -> Given:
+        """The same part of a leaf of every tree, and of its entries of side trees."""
+        sides = {name: _entry(side, path, index=index) for name, side in self.sides.items()}
+        return tuple(source.part(path, index) for source in self.sources), sides
+
+    def files(self, path: Path) -> Iterator[ByPath]:
+        """Every source and side tree that is read for a leaf."""
+        sides = [s for side in self.sides.values() for s in (side if isinstance(side, tuple) else (side,))]
+        yield from (s for s in (*self.sources, *sides) if isinstance(s, ByPath) and path in s)
 
     def passing(self, path: Path) -> Leaf:
         """A leaf that no transform touches, once every tree agrees on it."""
@@ -192,11 +218,13 @@ def _side(name: str, side: Tree, structs: Mapping[Path, Any], trees: int) -> Any
     raise SideTreeError(f"side tree {name!r} has no leaf of the parameters: it has {theirs}, they have {ours}")
 
 
-def _entry(side: Any, path: Path, read: bool) -> Any:
+def _entry(side: Any, path: Path, read: bool = True, index: Index | None = None) -> Any:
     if isinstance(side, tuple):
-        return tuple(_entry(s, path, read) for s in side)
+        return tuple(_entry(s, path, read, index) for s in side)
     if path not in side:
         return None
+    if index is not None:
+        return side.part(path, index) if isinstance(side, ByPath) else side[path][index]
     if read:
         return side[path]
     return side.abstract(path) if isinstance(side, ByPath) else abstract(side[path])

@@ -8,6 +8,7 @@ compiled for one shape whatever the leaves' shapes are. The result is that of th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -49,23 +50,34 @@ def blockwise(apply: Callable[[Any], Leaf], leaves: Any) -> np.ndarray[Any, Any]
 
     leaves: any tree of arrays.
     """
+    arrays = jax.tree.leaves(leaves)
+    if not all(isinstance(x, np.ndarray) and x.flags.c_contiguous for x in arrays):
+        return None
+    program = entrywise(apply, leaves)
+    return None if program is None else program(arrays)
+
+
+def entrywise(apply: Callable[[Any], Leaf], leaves: Any) -> Program | None:
+    """The program of `apply` for these leaves, if it is entry-wise and they are large and of one shape; else None.
+
+    leaves: any tree of arrays, or of their ShapeDtypeStructs.
+    """
     arrays, structure = jax.tree.flatten(leaves)
-    if not arrays or not all(isinstance(x, np.ndarray) and x.flags.c_contiguous for x in arrays):
+    if not arrays or math.prod(arrays[0].shape) < BLOCK or any(x.shape != arrays[0].shape for x in arrays):
         return None
     shape = arrays[0].shape
-    if arrays[0].size < BLOCK or any(x.shape != shape for x in arrays):
-        return None
     specs = [jax.ShapeDtypeStruct(shape, x.dtype) for x in arrays]
     trace = jax.make_jaxpr(lambda *xs: apply(jax.tree.unflatten(structure, xs)), return_shape=True)
     traced, made = trace(*specs)
     result: Any = made
     if getattr(result, "shape", None) != shape or len(traced.jaxpr.outvars) != 1:
         return None
-    program = _Program(shape, len(arrays))
+    program = Program(shape, len(arrays))
     found = program.take(traced.jaxpr, traced.consts, list(range(len(arrays))))
     if found is None or found[0] not in program.whole:
         return None
-    return program.run([x.reshape(-1) for x in arrays], found[0]).reshape(shape)
+    program.result = found[0]
+    return program
 
 
 class _Step(NamedTuple):
@@ -76,7 +88,7 @@ class _Step(NamedTuple):
     makes: tuple[int, ...]
 
 
-class _Program:
+class Program:
     """What is done to one leaf. Values have numbers: the arrays first, then all others as they come up.
 
     whole: the values with one entry for each of the leaf's, and their dtypes. small: known values without.
@@ -89,7 +101,8 @@ class _Program:
         self.small: dict[int, Any] = {}
         self.whole: dict[int, Any] = dict.fromkeys(range(arrays))
         self.text: list[Hashable] = []
-        self.count = arrays
+        self.count = self.arrays = arrays
+        self.result = 0
         words = (f"[{','.join(map(str, shape))}]", str(shape))
         self.pattern = re.compile("|".join(map(re.escape, words)))
 
@@ -132,6 +145,26 @@ class _Program:
             words = self.pattern.sub("[*]", str(eqn.params))
             self.text.append((eqn.primitive.name, tuple(takes), tuple(str(v.aval.dtype) for v in eqn.invars), words))
         return [number(v) for v in jaxpr.outvars]
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a piece of the leaf can be computed from that piece alone: no function in it needs whole arrays."""
+        return not any(step.eqn.params.get("name") in HOST for step in self.steps)
+
+    def held(self) -> int:
+        """Bytes an entry of all whole arrays that running it makes, at most at once."""
+        peak, size = 0, {n: np.dtype(dtype).itemsize for n, dtype in self.whole.items()}
+        kept = set(range(self.arrays))
+        for step in self.steps:
+            if step.eqn.params.get("name") in HOST:
+                given, made = ({n for n in numbers if n in size} for numbers in (step.takes, step.makes))
+                peak = max(peak, sum(size[n] for n in (kept | given | made) if n >= self.arrays))
+                kept |= made
+        return max(peak, sum(size[n] for n in kept | {self.result} if n >= self.arrays))
+
+    def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """The result for arrays of the leaf's shape; or for a piece of each, of at least BLOCK entries, if it cuts."""
+        return self.run([x.reshape(-1) for x in arrays], self.result).reshape(arrays[0].shape)
 
     def run(self, arrays: Sequence[np.ndarray[Any, Any]], result: int) -> np.ndarray[Any, Any]:
         """The values of one result, flat."""
@@ -179,7 +212,7 @@ _KNOWN: dict[Hashable, list[tuple[Any, tuple[int, ...], tuple[int, ...]]]] = {}
 
 
 def _parts(
-    wanted: int, steps: Sequence[_Step], known: set[int], program: _Program
+    wanted: int, steps: Sequence[_Step], known: set[int], program: Program
 ) -> list[tuple[Any, tuple[int, ...], tuple[int, ...]]]:
     """The steps that lead to a value, in as few compiled functions as give the same bits as one for each step.
 
@@ -209,7 +242,7 @@ def _parts(
 
 
 def _compiled(
-    steps: Sequence[_Step], later: set[int], program: _Program
+    steps: Sequence[_Step], later: set[int], program: Program
 ) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
     """One function of blocks and small values, the numbers of what it takes and of what it gives."""
     made = [n for s in steps for n in s.makes]

@@ -43,6 +43,10 @@ class RecipeError(WspaceError):
     """A recipe has an unknown key, a bad value, or names something that does not exist."""
 
 
+class TooLarge(WspaceError):
+    """A leaf does not fit into the memory that a run may take."""
+
+
 class MissingExtra(WspaceError):
     """An optional dependency is not installed; the message has the command that installs it."""
 

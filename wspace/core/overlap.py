@@ -7,17 +7,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
-from wspace.core.typing import Leaf, Path
+from wspace.core.typing import Index, Leaf, Path
+
+Write = Callable[[Path, Leaf, Index | None], None]
 
 
 class Transport(NamedTuple):
-    """reads: paths -> what was read of each, in order. write: a path and its leaf."""
+    """reads: paths -> what was read of each, in order. write: a path, its leaf, and which rows of it (None: all).
+
+    wait: until nothing is being written any more.
+    """
 
     reads: Callable[[Sequence[Path]], Iterator[Any]]
-    write: Callable[[Path, Leaf], None]
+    write: Write
+    wait: Callable[[], None] = lambda: None
 
 
-def plain(read: Callable[[Path], Any], write: Callable[[Path, Leaf], None]) -> Transport:
+def plain(read: Callable[[Path], Any], write: Write) -> Transport:
     """One after the other."""
     return Transport(lambda paths: (read(path) for path in paths), write)
 
@@ -25,7 +31,7 @@ def plain(read: Callable[[Path], Any], write: Callable[[Path, Leaf], None]) -> T
 @contextmanager
 def overlapped(
     read: Callable[[Path], Any],
-    write: Callable[[Path, Leaf], None],
+    write: Write,
     precision: Callable[[], AbstractContextManager[Any]],
 ) -> Iterator[Transport]:
     """The next leaf is read, and the last one written, in threads; never more than one of each.
@@ -48,11 +54,13 @@ def overlapped(
                 yield found
                 del found
 
-        def behind(path: Path, leaf: Leaf) -> None:
+        def wait() -> None:
             if last:
                 last.pop().result()
-            last.append(writer.submit(there, write, path, leaf))
 
-        yield Transport(reads, behind)
-        if last:
-            last.pop().result()
+        def behind(path: Path, leaf: Leaf, rows: Index | None) -> None:
+            wait()
+            last.append(writer.submit(there, write, path, leaf, rows))
+
+        yield Transport(reads, behind, wait)
+        wait()

@@ -11,6 +11,7 @@ from wspace.core.axes import Axes
 from wspace.core.containers import as_params, show
 from wspace.core.implicit import stored_bits
 from wspace.core.run import Ready, prepare
+from wspace.core.sizes import size
 from wspace.core.table import html, text
 from wspace.core.transform import Transform
 from wspace.core.typing import Array, Path, Tree
@@ -75,19 +76,6 @@ class Plan(NamedTuple):
 
 
 HEAD = ("path", "steps", "shape", "dtype", "in", "out")
-
-
-def size(n: float) -> str:
-    """Bytes as people read them.
-
-    >>> size(1536)
-    '1.5 KiB'
-    """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n < 1024:
-            return f"{n:.0f} B" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1024
-    return f"{n:.1f} TiB"
 
 
 def plan(t: Transform, *trees: Tree, key: Array | None = None, axes: Axes | None = None, **sides: Tree) -> Plan:

@@ -12,19 +12,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from wspace.core.align import Aligned, align
+from wspace.core.align import Aligned, Given, align
 from wspace.core.axes import Axes
-from wspace.core.blocks import blockwise
+from wspace.core.blocks import blockwise, entrywise
 from wspace.core.containers import as_params
-from wspace.core.errors import SideTreeError, WspaceError
+from wspace.core.errors import SideTreeError, TooLarge, WspaceError
 from wspace.core.implicit import in_double
+from wspace.core.memory import RESERVE, Held, anonymous, cut, parts, weighed
 from wspace.core.overlap import Transport, overlapped, plain
 from wspace.core.select import Spec
+from wspace.core.sizes import bytes_in, size
 from wspace.core.transform import Context, Transform, check_arity, leaf_key
-from wspace.core.typing import Array, Leaf, Path, Progress, Tree
-
-Given = tuple[tuple[Leaf, ...], dict[str, Any]]  # a leaf of every tree, and its side entries
+from wspace.core.typing import Array, Index, Leaf, Path, Progress, Tree
 
 
 def call(
@@ -48,6 +49,7 @@ def stream(
     key: Array | None = None,
     axes: Axes | None = None,
     progress: Progress | None = None,
+    memory: int | str | None = None,
     **sides: Tree,
 ) -> None:
     """Run from mappings to a mapping, leaf by leaf: each leaf is read `t.passes` times and written once.
@@ -56,19 +58,31 @@ def stream(
     node of ShapeDtypeStructs), nothing is read to learn shapes. Side trees may be mappings too. The sink gets the names
     of the first source.
 
+    memory: anonymous memory that the process may take, as "4GiB" or bytes. Where the transform is entry-wise, leaves
+      that don't fit go through in parts; the result is the same to the last bit. A sink that stores parts has
+      `part(name, index, array)`; a dict has not, and what it holds is not counted.
+
     Raises:
       TreeMismatch, ShapeError, SideTreeError, SelectionError: before any leaf is read.
+      TooLarge: a leaf does not fit into `memory` and can't be cut; before any leaf is read.
     """
-    transfer(prepare(t, sources, key=key, axes=axes, sides=sides), sink, progress)
+    transfer(prepare(t, sources, key=key, axes=axes, sides=sides, memory=memory), sink, progress)
 
 
 class Ready(NamedTuple):
-    """A transform and what it will run on, checked. made: what comes out for each leaf, abstract; None while traced."""
+    """A transform and what it will run on, checked.
+
+    made: what comes out for each leaf, abstract; None while traced. costs: what each leaf takes, if it was weighed.
+    room: bytes for whole leaves; None is no limit. cuts: leaves that are larger, and into how many parts they go.
+    """
 
     t: Transform
     work: Aligned
     key: Array | None
     made: dict[Path, Any] | None
+    costs: Mapping[Path, Held] = {}
+    room: int | None = None
+    cuts: Mapping[Path, int] = {}
 
 
 def prepare(
@@ -78,27 +92,65 @@ def prepare(
     key: Array | None = None,
     axes: Axes | None = None,
     sides: Mapping[str, Tree] | None = None,
+    memory: int | str | None = None,
+    weigh: bool = False,
 ) -> Ready:
-    """Everything that can go wrong before the first byte is read: alignment, selectors, side trees, keys, shapes."""
+    """Everything that can go wrong before the first byte is read: alignment, selectors, side trees, keys, shapes, and
+    what does not fit into `memory`. weigh: find out what each leaf takes, also without a limit."""
     check_arity(t, len(sources))
     _check_key(t, key)
     work = align(t, sources, sides or {}, axes)
     in_memory = [s for s in work.sources if isinstance(s.source, dict)]
     traced = any(isinstance(x, jax.core.Tracer) for s in in_memory for x in s.values())
-    return Ready(t, work, key, None if traced else _shapes(t, work, key))
+    if traced:
+        return Ready(t, work, key, None)
+    costs: dict[Path, Held] | None = {} if weigh or memory is not None else None
+    ready = Ready(t, work, key, _shapes(t, work, key, costs), costs or {})
+    return ready if memory is None else _within(ready, memory)
+
+
+def _within(ready: Ready, memory: int | str) -> Ready:
+    """The same, so that it fits: leaves that are too large are cut.
+
+    Raises:
+      TooLarge: one that can't be.
+    """
+    work, limit, taken = ready.work, bytes_in(memory), anonymous() + RESERVE
+    room, cuts, large = limit - taken, dict[Path, int](), dict[Path, int]()
+    for path, cost in ready.costs.items():
+        reading = sum(source.reading(path) for source in work.files(path))
+        wanted = max(cost.lift, cost.whole) + reading
+        if wanted > room:
+            found = parts(path, work, cost, room)
+            (large if found is None else cuts)[path] = wanted if found is None else found
+    if large:
+        path, spec = (worst := max(large, key=lambda p: large[p])), work.specs[worst]
+        more = f", and {len(large) - 1} more leaves don't fit" if len(large) > 1 else ""
+        raise TooLarge(
+            f"{spec.path} {spec.shape} {spec.dtype} takes {size(large[path])} in {ready.t.name}, which needs the whole "
+            f"leaf{more}: {size(limit)} are too few beside the {size(taken)} of the process; give it "
+            f"memory='{-(-(taken + large[path]) // 2**20)}MiB' or leave the leaf out with on(...)"
+        )
+    return ready._replace(room=room, cuts=cuts)
 
 
 def transfer(ready: Ready, sink: MutableMapping[Any, Leaf], progress: Progress | None = None) -> None:
     """Run what is ready: each leaf is read `passes` times and written once. From or to files, the next leaf is read and
     the last one written meanwhile."""
     t, work = ready.t, ready.work
+    if ready.cuts and not hasattr(sink, "part"):
+        first = work.specs[next(iter(ready.cuts))]
+        raise TooLarge(f"{first.path} {first.shape} only fits in parts, which this sink can't store; use write_folder")
     total, done = t.passes * len(work.specs), 0
 
     def read(path: Path) -> Given:
         return tuple(source[path] for source in work.sources), work.side(path)
 
-    def write(path: Path, leaf: Leaf) -> None:
-        sink[work.names[path]] = leaf
+    def write(path: Path, leaf: Leaf, index: Index | None) -> None:
+        if index is None:
+            sink[work.names[path]] = leaf
+        else:
+            sink.part(work.names[path], index, leaf)  # type: ignore[attr-defined]
 
     def tell(path: str) -> None:
         nonlocal done
@@ -109,14 +161,14 @@ def transfer(ready: Ready, sink: MutableMapping[Any, Leaf], progress: Progress |
     files = any(not isinstance(x, dict) for x in (sink, *(s.source for s in work.sources)))
     around = overlapped(read, write, lambda: _precision(work)) if files else contextlib.nullcontext(plain(read, write))
     with _precision(work), around as transport:
-        _run(t, work, transport, ready.key, tell)
+        _run(ready, transport, tell)
     for path in work.names:
         if path not in work.specs:
-            write(path, work.passing(path))
+            write(path, work.passing(path), None)
 
 
-def _shapes(t: Transform, work: Aligned, key: Array | None) -> dict[Path, Any]:
-    """The transform evaluated on shapes alone: what comes out for each leaf, nothing computed."""
+def _shapes(t: Transform, work: Aligned, key: Array | None, costs: dict[Path, Held] | None) -> dict[Path, Any]:
+    """The transform evaluated on shapes alone: what comes out for each leaf, nothing computed. Fills in the costs."""
     order = list(work.specs)
     leaves = [tuple(s.abstract(path) for s in work.sources) for path in order]
     sides = [work.side(path, read=False) for path in order]
@@ -124,7 +176,8 @@ def _shapes(t: Transform, work: Aligned, key: Array | None) -> dict[Path, Any]:
     def run(leaves: list[Any], sides: list[Any], key: Array | None) -> list[Leaf]:
         given = dict(zip(order, zip(leaves, sides, strict=True), strict=True))
         out: dict[Path, Leaf] = {}
-        _run(t, work, plain(given.__getitem__, out.__setitem__), key, lambda path: None)
+        transport = plain(given.__getitem__, lambda path, leaf, index: out.__setitem__(path, leaf))
+        _run(Ready(t, work, key, None), transport, lambda path: None, costs)
         return [out[path] for path in order]
 
     with _precision(work):
@@ -132,17 +185,25 @@ def _shapes(t: Transform, work: Aligned, key: Array | None) -> dict[Path, Any]:
     return dict(zip(order, made, strict=True))
 
 
-def _run(t: Transform, work: Aligned, transport: Transport, key: Array | None, tell: Callable[[str], None]) -> None:
-    """One pass for each fold, in the order of the paths, then one to apply."""
+def _run(
+    ready: Ready, transport: Transport, tell: Callable[[str], None], costs: dict[Path, Held] | None = None
+) -> None:
+    """One pass for each fold, in the order of the paths, then one to apply. costs: to be filled in."""
+    t, work, key = ready.t, ready.work, ready.key
+    kinds: dict[Any, Any] = {}
+
+    def on(path: Path, function: Callable[..., Any]) -> Callable[[Given], Any]:
+        """A lift or an apply for one leaf."""
+        spec, known = work.specs[path], summaries[path]
+        return lambda given: function(given[0], Context(spec, leaf_key(key, spec.path), given[1], known))
 
     def at(path: Path, given: Given, function: Callable[..., Any]) -> Any:
-        """A lift or an apply on one leaf."""
-        spec = work.specs[path]
-
-        def run(given: Given) -> Any:
-            return function(given[0], Context(spec, leaf_key(key, spec.path), given[1], summaries[path]))
-
+        spec, run = work.specs[path], on(path, function)
         with _at(t, spec):
+            if costs is not None:
+                kind = (function, work.steps[path], spec.shape, _dtypes(given))
+                kinds[kind] = kinds.get(kind) or weighed(run, given, lift=function is not t.apply)
+                costs[path] = kinds[kind].beside(costs.get(path))
             found = blockwise(run, given) if function is t.apply else None
             return run(given) if found is None else found
 
@@ -161,14 +222,38 @@ def _run(t: Transform, work: Aligned, transport: Transport, key: Array | None, t
         summaries = {p: (*r, results.get(fold.group(work.specs[p]))) for p, r in summaries.items()}
     ties = work.ties()
     firsts, shared = set(ties.values()), dict[Path, Leaf]()
-    given_of = transport.reads([path for path in work.specs if path not in ties])
+    given_of = transport.reads([path for path in work.specs if path not in ties and path not in ready.cuts])
     for path, spec in work.specs.items():
-        leaf = shared[ties[path]] if path in ties else at(path, next(given_of), t.apply)
-        if path in firsts:
-            shared[path] = leaf
-        transport.write(path, leaf)
-        del leaf
+        if ready.room is not None and path in ready.costs and ready.costs[path].whole > ready.room // 2:
+            transport.wait()
+        if path in ready.cuts:
+            _cut(ready, path, on(path, t.apply), transport)
+        else:
+            leaf = shared[ties[path]] if path in ties else at(path, next(given_of), t.apply)
+            if path in firsts:
+                shared[path] = leaf
+            transport.write(path, leaf, None)
+            del leaf
         tell(spec.path)
+
+
+def _cut(ready: Ready, path: Path, apply: Callable[[Given], Any], transport: Transport) -> None:
+    """One leaf in parts: the program is that of the whole leaf, so that numbers which its shape gives are the same."""
+    work, spec = ready.work, ready.work.specs[path]
+    given = tuple(s.abstract(path) for s in work.sources), work.side(path, read=False)
+    with _at(ready.t, spec):
+        program = entrywise(apply, given)
+        for index in cut(spec.shape, ready.cuts[path]):
+            arrays = [np.ascontiguousarray(x) for x in jax.tree.leaves(work.part(path, index))]
+            made = None if program is None else program(arrays)
+            del arrays
+            transport.write(path, made, index)
+            del made
+
+
+def _dtypes(given: Given) -> Any:
+    leaves, structure = jax.tree.flatten(given)
+    return structure, tuple((x.shape, x.dtype) for x in leaves)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,5 @@ Path: TypeAlias = tuple[Hashable, ...]  # the keys that lead to a leaf: its iden
 Leaf: TypeAlias = Any  # an array (jax or numpy, or a ShapeDtypeStruct) or an Implicit node
 Tree: TypeAlias = Any  # any pytree, or a Mapping of arrays
 Where: TypeAlias = Any  # a regex on the shown path, or a callable (path, spec) -> bool
-
-
+Index: TypeAlias = tuple[slice, ...]  # a part of a leaf, as a slice of each of its first axes
 Progress: TypeAlias = Callable[[int, int, str], None]  # (done, total, path)

@@ -61,6 +61,7 @@ AS_BYTES: Mapping[str, tuple[np.dtype[Any], int]] = {
     )
 }  # fmt: skip
 BITS = {name: bits for name, (_, bits) in AS_BYTES.items()}
+PACKED = frozenset(name for name, bits in BITS.items() if bits < 8)
 BYTE = np.dtype(np.uint8)
 
 

@@ -45,6 +45,19 @@ class Whole(Mapping[str, Any]):
         parts = {path: self.checkpoint[part] for path, part in self._parts[name].items()}
         return self._made(name, lambda: from_parts(_nested(parts), self._facts[name]))
 
+    def part(self, name: str, index: tuple[slice, ...]) -> Any:
+        """A part of an array leaf, see `Checkpoint.part`."""
+        return self.checkpoint.part(name, index)
+
+    def parts(self, name: str) -> bool:
+        """Whether a part of a leaf can be had alone: of nodes it can't."""
+        return name not in self._facts and self.checkpoint.parts(name)
+
+    def reading(self, name: str) -> int:
+        """Bytes of anonymous memory that reading a leaf takes."""
+        names = self._parts[name].values() if name in self._facts else [name]
+        return sum(map(self.checkpoint.reading, names))
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
 

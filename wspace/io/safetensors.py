@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wspace.core.errors import FormatError, listed, printable
-from wspace.io.dtypes import Spec, restored
+from wspace.io.dtypes import PACKED, Spec, restored
 from wspace.io.header import LONGEST, OURS, Header, parse_json, read_header, stamp
 from wspace.io.names import checked_structure, names_in
 from wspace.io.source import Checkpoint, unchanged
@@ -42,6 +43,12 @@ class SafetensorsFile(Checkpoint):
             raise FormatError(f"{printable(self.path)}: leaf '{printable(name)}' BOOL has a byte that is not 0 or 1")
         return restored(data, spec)
 
+    def parts(self, name: str) -> bool:
+        return self.specs[name].dtype.name not in PACKED
+
+    def reading(self, name: str) -> int:
+        return 0 if self.parts(name) else math.prod(self.specs[name].shape)
+
     def stored_at(self, name: str) -> Path:
         return self.path
 
@@ -73,6 +80,15 @@ class SafetensorsFolder(Checkpoint):
 
     def _read(self, name: str) -> np.ndarray[Any, Any]:
         return self.files[self._where[name]][name]
+
+    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray[Any, Any]:
+        return self.files[self._where[name]].part(name, index)
+
+    def parts(self, name: str) -> bool:
+        return self.files[self._where[name]].parts(name)
+
+    def reading(self, name: str) -> int:
+        return self.files[self._where[name]].reading(name)
 
     def stored_at(self, name: str) -> Path:
         return self.path / self._where[name]

@@ -43,6 +43,18 @@ class Checkpoint(Mapping[str, np.ndarray[Any, Any]]):
             raise KeyError(name)
         return self._read(name)
 
+    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray[Any, Any]:
+        """A part of a leaf, a slice for each of its first axes; where `parts` says so, only that is read."""
+        return self[name][index]
+
+    def parts(self, name: str) -> bool:
+        """Whether a part of a leaf can be had without the rest of it in memory."""
+        return False
+
+    def reading(self, name: str) -> int:
+        """Bytes of anonymous memory that reading a leaf takes, at most; none for one that is mapped."""
+        return self.specs[name].nbytes
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,15 +21,14 @@ from typing import Any
 import numpy as np
 
 from wspace.core.errors import FormatError, IntegrityError, TreeMismatch, listed, nearest, printable
-from wspace.io.dtypes import CHUNK, Spec, array_of, chunks, spec_of, stored
+from wspace.core.sizes import bytes_in
+from wspace.io.dtypes import CHUNK, PACKED, Spec, array_of, chunks, restored, spec_of, stored
 from wspace.io.header import OURS, Layout, as_text, lay_out, notes_of
 from wspace.io.manifest import Manifest, digests_of, files_in, write_manifest
 from wspace.io.names import Structure, flatten_names
 from wspace.io.safetensors import INDEX, SINGLE, SafetensorsFolder
 from wspace.io.source import Checkpoint
 from wspace.io.stage import staged_folder
-
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 class FolderSink:
@@ -51,6 +50,7 @@ class FolderSink:
         self._structure = structure
         self._where = {name: file for file, layout in files.items() for name in layout.entries}
         self._digests: dict[str, str] = {}
+        self._begun: dict[str, tuple[int, Any]] = {}  # bytes of a leaf that are there, and their digest so far
         for file, layout in files.items():
             handle = os.open(directory / file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             try:
@@ -63,10 +63,40 @@ class FolderSink:
             raise TreeMismatch(f"leaf '{printable(name)}' was not announced.{nearest(name, self.specs)}")
         if name in self._digests:
             raise TreeMismatch(f"leaf '{printable(name)}' was written already; each leaf is written once")
-        data = stored(array_of(name, leaf, self.specs[name]))
-        path = self.directory / self._where[name]
-        start = self._files[self._where[name]].entries[name].start
         digest = hashlib.sha256()
+        self._put(name, stored(array_of(name, leaf, self.specs[name])), 0, digest)
+        self._digests[name] = digest.hexdigest()
+
+    def part(self, name: str, index: tuple[slice, ...], array: np.ndarray[Any, Any]) -> None:
+        """Some whole rows of a leaf: a slice for each of its first axes, up to the first of more than one entry.
+
+        Parts come in order, from one thread; the leaf is there when the last one is.
+        """
+        spec = self.specs.get(name)
+        if spec is None or name in self._digests or spec.dtype.name in PACKED:
+            raise TreeMismatch(f"leaf '{printable(name)}' can't be written in parts: unknown, written, or packed")
+        start = index[-1].start * math.prod(spec.shape[len(index) :]) * spec.dtype.itemsize
+        done, digest = self._begun.pop(name, (0, hashlib.sha256()))
+        shape = (*(s.stop - s.start for s in index), *spec.shape[len(index) :])
+        data = stored(array_of(name, array, Spec(shape, spec.dtype)))
+        if start != done:
+            raise TreeMismatch(f"leaf '{printable(name)}': a part at byte {start} came after {done} bytes")
+        self._put(name, data, start, digest)
+        if start + data.size < spec.nbytes:
+            self._begun[name] = (start + data.size, digest)
+        else:
+            self._digests[name] = digest.hexdigest()
+
+    def leaf(self, name: str) -> np.ndarray[Any, Any]:
+        """A leaf that was written, mapped from the hidden file."""
+        spec, entry = self.specs[name], self._files[self._where[name]].entries[name]
+        file = np.memmap(self.directory / self._where[name], np.uint8, mode="r")
+        return restored(np.asarray(file)[entry.start : entry.stop], spec)
+
+    def _put(self, name: str, data: np.ndarray[Any, Any], offset: int, digest: Any) -> None:
+        """Bytes of a leaf to their place, compared with what the file gives back, which is also what is hashed."""
+        path = self.directory / self._where[name]
+        start = self._files[self._where[name]].entries[name].start + offset
         handle = os.open(path, os.O_RDWR)
         try:
             back = np.empty(min(CHUNK, data.size), np.uint8)
@@ -77,10 +107,9 @@ class FolderSink:
                     raise IntegrityError(
                         f"{printable(path)}: leaf '{printable(name)}' reads back other than it was written"
                     )
-                digest.update(found.data)  # of what the file gives back
+                digest.update(found.data)
         finally:
             os.close(handle)
-        self._digests[name] = digest.hexdigest()
 
     def missing(self) -> list[str]:
         """Leaves that were announced and not yet written."""
@@ -143,7 +172,7 @@ def write_folder(
     """
     known = {name: spec_of(name, specs[name]) for name in sorted(_checked_names(specs))}
     notes = {"format": "pt"} | notes_of(metadata or {})
-    files = _cut(known, _bytes_in(shard_size), notes, structure)
+    files = _cut(known, bytes_in(shard_size), notes, structure)
     needs = sum(layout.size for layout in files.values())
     with staged_folder(path, overwrite=overwrite, inputs=inputs, needs=needs) as folder:
         sink = FolderSink(folder, known, files, structure)
@@ -184,18 +213,6 @@ def _checked_names(specs: Mapping[str, Any]) -> list[str]:
         if any("\ud800" <= c <= "\udfff" for c in name):
             raise FormatError(f"leaf name '{printable(name)}' is not valid unicode; rename it")
     return list(specs)
-
-
-def _bytes_in(size: int | str) -> int:
-    """
-    >>> _bytes_in("5GB"), _bytes_in("1.5 KiB"), _bytes_in(7)
-    (5000000000, 1536, 7)
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
-    number = float(found[1]) * UNITS.get(found[2].upper(), 0) if found else 0
-    if number < 1:
-        raise FormatError(f"shard_size {size!r} is not a size; write it as 5GB, 500MiB or a number of bytes")
-    return int(number)
 
 
 def _cut(specs: dict[str, Spec], most: int, notes: Mapping[str, str], structure: Structure | None) -> dict[str, Layout]:

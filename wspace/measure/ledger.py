@@ -19,7 +19,8 @@ from wspace.core.compose import keep
 from wspace.core.containers import as_params, show
 from wspace.core.errors import TreeMismatch
 from wspace.core.implicit import Implicit, stored_bits
-from wspace.core.plan import is_lazy, size
+from wspace.core.plan import is_lazy
+from wspace.core.sizes import size
 from wspace.core.table import html, number, text
 from wspace.core.typing import Leaf, Tree
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from wspace.core.containers import as_params, is_weight, show
 from wspace.core.implicit import Implicit, dense, stored_bits
-from wspace.core.plan import is_lazy, size
+from wspace.core.plan import is_lazy
+from wspace.core.sizes import size
 from wspace.core.table import html, number, text
 from wspace.core.typing import Leaf, Path, Tree
 

@@ -1,0 +1,168 @@
+"""Deleted, a run could take more memory than it was given, or change its result to fit."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+import wspace as ws
+from tests.core.parts import unit
+from wspace.core import blocks, memory, run
+from wspace.core.errors import TooLarge
+from wspace.core.run import prepare
+from wspace.io import SafetensorsFolder, verify, write_folder, write_tree
+
+RNG = np.random.default_rng(0)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that takes nothing, blocks of 5 entries, parts of at most 12."""
+    monkeypatch.setattr(blocks, "BLOCK", 5)
+    monkeypatch.setattr(memory, "BLOCK", 5)
+    monkeypatch.setattr(memory, "PART", 12)
+    monkeypatch.setattr(run, "RESERVE", 0)
+    monkeypatch.setattr(run, "anonymous", lambda: 0)
+
+
+def tree() -> dict[str, Any]:
+    shapes = {"a": (9, 4), "b": (1, 29), "c": (41,), "d": (2,), "e": (3, 2, 5)}
+    return {name: RNG.standard_normal(shape).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
+
+
+@pytest.mark.usefixtures("small")
+def test_leaves_in_parts_are_the_whole_leaves_to_the_last_bit(tmp_path: Path) -> None:
+    for name in ("base", "one", "two"):
+        write_tree(tmp_path / name, tree())
+    base, one, two = (SafetensorsFolder(tmp_path / name) for name in ("base", "one", "two"))
+    t = ws.chain(ws.merge.task_arithmetic([0.3, 0.7]), ws.leafwise("by size", lambda x, ctx: x[0] * x[0].size + x[0]))
+    ready = prepare(t, [one, two], sides={"base": base}, memory=48)
+    assert {path[0]: n for path, n in ready.cuts.items()} == {"a": 4, "b": 5, "c": 7, "e": 3}
+    whole: dict[str, Any] = {}
+    ws.stream(t, [one, two], whole, base=base)
+    with write_folder(tmp_path / "out", one.specs) as sink:
+        ws.stream(t, [one, two], sink, base=base, memory=48)  # type: ignore[arg-type]
+    verify(tmp_path / "out")
+    for name, leaf in SafetensorsFolder(tmp_path / "out").items():
+        np.testing.assert_array_equal(leaf, whole[name], err_msg=name)
+    with pytest.raises(TooLarge, match="a .9, 4. only fits in parts, which this sink can't store"):
+        ws.stream(t, [one, two], {}, base=base, memory=48)
+
+
+class Unread(Mapping[str, Any]):
+    """A checkpoint that can give parts, and fails when it is read."""
+
+    specs = {"small": ((8,), "float32"), "large": ((64, 32), "float32"), "larger": ((64, 64), "float32")}
+
+    def parts(self, name: str) -> bool:
+        return True
+
+    def __getitem__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was read")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+
+@pytest.mark.usefixtures("small")
+def test_what_does_not_fit_is_refused_before_any_work() -> None:
+    wanted = (
+        r"^larger .64, 64. float32 takes [0-9.]+ KiB in .*, which needs the whole leaf, and 1 more leaves don't fit: "
+    )
+    for t in (ws.prune.magnitude(0.5), ws.chain(unit(), ws.prune.magnitude(0.5)), ws.quant.rtn(8)):
+        with pytest.raises(TooLarge, match=wanted) as error:
+            ws.stream(ws.on("large", t), [Unread()], {}, memory="4KiB")
+        given = str(error.value).partition("memory='")[2].partition("'")[0]
+        assert "large" in str(prepare(ws.on("large", t), [Unread()], memory=given).costs)  # it is enough, as it says
+    with pytest.raises(ws.WspaceError, match="'4 apples' is not a size"):
+        ws.stream(unit(), [Unread()], {}, memory="4 apples")
+
+
+def traced(run: Any) -> int:
+    """Bytes of NumPy's arrays at the peak."""
+    tracemalloc.start()
+    run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize("name", ["uniform_soup", "task_arithmetic", "ties", "magnitude", "chain"])
+def test_what_a_leaf_holds_is_known_beforehand(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 2**14)
+    trees = [{"w": RNG.standard_normal((2048, 2048)).astype(ml_dtypes.bfloat16)} for _ in range(3)]
+    ties = ws.merge.ties(density=0.3)
+    t, n, sides = {
+        "uniform_soup": (ws.average.uniform_soup(), 3, {}),
+        "task_arithmetic": (ws.merge.task_arithmetic([0.3, 0.4]), 2, {"base": trees[2]}),
+        "ties": (ties, 2, {"base": trees[2]}),
+        "magnitude": (ws.prune.magnitude(0.5), 1, {}),
+        "chain": (ws.chain(ties, ws.prune.magnitude(0.5)), 2, {"base": trees[2]}),
+    }[name]
+    lazy = [Host(tree) for tree in trees[:n]]
+    sides = {name: Host(side) for name, side in sides.items()}
+    told = prepare(t, lazy, sides=sides, weigh=True).costs[("w",)].whole
+    ws.stream(t, lazy, {}, **sides)
+    found = traced(lambda: ws.stream(t, lazy, {}, **sides))
+    assert told <= found * 1.05 and found <= told * 1.15 + 2**22, (told, found)
+
+
+class Host(dict[str, Any]):
+    """Leaves on the host, as a checkpoint gives them."""
+
+    @property
+    def specs(self) -> Any:
+        return {name: (x.shape, x.dtype) for name, x in self.items()}
+
+
+def test_programs_without_a_twin_are_weighed_by_what_lives_at_once() -> None:
+    w = jax.ShapeDtypeStruct((256, 256), "float32")
+    n = math.prod(w.shape) * 4
+    assert memory.weighed(lambda w: w @ w, w).whole == 2 * n
+    assert memory.weighed(lambda w: ((w @ w) @ w) @ w, w).whole == 3 * n  # its input, one and the next
+    assert memory.weighed(jax.jit(lambda w: (abs(w) + 1).sum()), w, lift=True).lift < n + 64  # one program, no array
+    assert memory.weighed(jax.jit(lambda w: (w + 1) @ (w + 2)), w).whole == 4 * n
+
+
+def peak_of(command: list[str], cwd: Path) -> int:
+    """Anonymous bytes of a process at its peak; it must end well."""
+    path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    child = subprocess.Popen(command, cwd=cwd, env={**os.environ, "PYTHONPATH": path})
+    peak = 0
+    while child.poll() is None:
+        status = Path(f"/proc/{child.pid}/status").read_text().splitlines()
+        peak = max([peak, *(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))])
+        time.sleep(0.002)
+    assert child.returncode == 0
+    return peak
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of a process")
+def test_a_run_stays_within_its_memory(tmp_path: Path) -> None:
+    """A leaf of 128 MiB goes through a process that takes about 105 MiB with all its libraries."""
+    leaf = np.resize(RNG.standard_normal(2**20).astype(ml_dtypes.bfloat16), (2**16, 2**10))
+    for name in ("base", "a"):
+        write_tree(tmp_path / name, {"w": leaf, "v": leaf[:3]})
+    (tmp_path / "recipe.yml").write_text(
+        "merge_method: linear\nmodels: [{model: ./base, parameters: {weight: 1}}, {model: ./a, parameters: {weight: 1}}]\n"
+    )
+    command = [sys.executable, "-m", "wspace.app.cli", "run", "recipe.yml", "out", "--quiet", "--bare"]
+    peak = peak_of([*command, "--memory", "220MiB"], tmp_path)
+    assert peak <= 220 * 2**20, f"{peak / 2**20:.0f} MiB"
+    np.testing.assert_array_equal(SafetensorsFolder(tmp_path / "out")["w"], leaf)  # the mean of two equal ones
