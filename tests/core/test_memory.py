@@ -58,7 +58,7 @@ def test_leaves_in_parts_are_the_whole_leaves_to_the_last_bit(tmp_path: Path) ->
     verify(tmp_path / "out")
     for name, leaf in SafetensorsFolder(tmp_path / "out").items():
         np.testing.assert_array_equal(leaf, whole[name], err_msg=name)
-    with pytest.raises(TooLarge, match="a .9, 4. only fits in parts, which this sink can't store"):
+    with pytest.raises(TooLarge, match=r"a .9, 4. only fits in parts, which this sink can't store"):
         ws.stream(t, [one, two], {}, base=base, memory=48)
 
 
@@ -159,9 +159,8 @@ def test_a_run_stays_within_its_memory(tmp_path: Path) -> None:
     leaf = np.resize(RNG.standard_normal(2**20).astype(ml_dtypes.bfloat16), (2**16, 2**10))
     for name in ("base", "a"):
         write_tree(tmp_path / name, {"w": leaf, "v": leaf[:3]})
-    (tmp_path / "recipe.yml").write_text(
-        "merge_method: linear\nmodels: [{model: ./base, parameters: {weight: 1}}, {model: ./a, parameters: {weight: 1}}]\n"
-    )
+    models = "[{model: ./base, parameters: {weight: 1}}, {model: ./a, parameters: {weight: 1}}]"
+    (tmp_path / "recipe.yml").write_text(f"merge_method: linear\nmodels: {models}\n")
     command = [sys.executable, "-m", "wspace.app.cli", "run", "recipe.yml", "out", "--quiet", "--bare"]
     peak = peak_of([*command, "--memory", "220MiB"], tmp_path)
     assert peak <= 220 * 2**20, f"{peak / 2**20:.0f} MiB"
