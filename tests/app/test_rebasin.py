@@ -1,4 +1,4 @@
-"""Deleted, the page of the matching experiment could lose its table, its curves or its check without anyone noticing."""
+"""Deleted, the page of the matching experiment could lose its table, its curves or its check unnoticed."""
 
 from __future__ import annotations
 
