@@ -39,6 +39,7 @@ _CORE = {
     "matrices": "select",
     "matrixwise": "transform",
     "on": "compose",
+    "placement": "placement",
     "plan": "plan",
     "reconcile": "reconcile",
     "route": "compose",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from wspace.core.implicit import materialize as materialize
     from wspace.core.learn import by_leaf as by_leaf
     from wspace.core.learn import learn as learn
+    from wspace.core.placement import placement as placement
     from wspace.core.plan import plan as plan
     from wspace.core.reconcile import reconcile as reconcile
     from wspace.core.run import stream as stream

@@ -16,6 +16,7 @@ from wspace.io.load import load, save
 from wspace.io.names import Flat, Structure, flatten_names, nest_names
 from wspace.io.nodes import NODES, Whole
 from wspace.io.orbax import OrbaxCheckpoint, open_orbax, write_orbax
+from wspace.io.processes import Together
 from wspace.io.quantized import quantization_of, quantized_by, read_quantized, write_quantized
 from wspace.io.restore import read_like
 from wspace.io.safetensors import SafetensorsFile, SafetensorsFolder
@@ -42,6 +43,7 @@ __all__ = [
     "SafetensorsFolder",
     "Spec",
     "Structure",
+    "Together",
     "Whole",
     "companions",
     "config_differences",

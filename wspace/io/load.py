@@ -8,17 +8,23 @@ from typing import Any
 
 from wspace.io.checkpoint import open_checkpoint
 from wspace.io.nodes import NODES, Whole
+from wspace.io.placed import placed_tree, tree_placed
 from wspace.io.quantized import quantized_by, read_quantized
 
 
-def load(path: str | Path) -> Any:
+def load(path: str | Path, sharding: Any = None) -> Any:
     """The tree at a path: containers, dtypes and ties as they were saved, Implicit leaves as Implicit nodes.
 
     Folders that other tools quantized (compressed-tensors, GPTQ, AWQ, bitsandbytes): see `read_quantized`.
     Arrays are NumPy views of the files, read when they are used. `ws.materialize(load(path))` has plain arrays only.
 
+    Args:
+      sharding: where the leaves go, and jax arrays come back: a `jax.sharding.Sharding` for all; a rule
+        `(path, shape) -> Sharding`, such as `ws.placement(mesh, {"norm": P()})`; or a tree with one for each leaf.
+        Every process reads only the bytes that its devices hold (codes narrower than a byte: the rows).
     Raises:
       FormatError: no checkpoint, a damaged one, or a kind of leaf that this version does not know.
+      ShapeError: a sharding does not fit its leaf: the leaf, its shape, the mesh.
     Example:
       >>> import tempfile, jax.numpy as jnp, wspace as ws
       >>> folder = tempfile.mkdtemp() + "/out"
@@ -28,12 +34,18 @@ def load(path: str | Path) -> Any:
     """
     checkpoint = open_checkpoint(path)
     if quantized_by(checkpoint):
-        return read_quantized(path)
-    return Whole(checkpoint).tree()
+        codes = read_quantized(path)
+        return codes if sharding is None else tree_placed(codes, sharding)
+    whole = Whole(checkpoint)
+    return whole.tree() if sharding is None else placed_tree(whole, sharding)
 
 
 def save(path: str | Path, tree: Any, **options: Any) -> None:
-    """Write a tree as a safetensors folder; Implicit leaves as their parts. Options as for `write_tree`."""
+    """Write a tree as a safetensors folder; Implicit leaves as their parts. Options as for `write_tree`.
+
+    Leaves on a mesh are written shard by shard, nothing is gathered. If some lie on the devices of other processes, all
+    processes call this with the same path on one file system, and the folder appears when the last one is done.
+    """
     from wspace.core.containers import as_params
     from wspace.core.implicit import Implicit
     from wspace.core.stored import facts_of, parts_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from wspace.core.errors import FormatError, printable
@@ -57,6 +58,25 @@ class Whole(Mapping[str, Any]):
         """Bytes of anonymous memory that reading a leaf takes."""
         names = self._parts[name].values() if name in self._facts else [name]
         return sum(map(self.checkpoint.reading, names))
+
+    def placed(self, shardings: Mapping[str, Any]) -> dict[str, Any]:
+        """Leaves by name as jax arrays in these shardings, and nodes of them; each process reads its own parts."""
+        from wspace.core.placement import fitted, moved
+        from wspace.core.stored import from_parts
+
+        plain = {name: where for name, where in shardings.items() if name not in self._facts}
+        nodes = [name for name in shardings if name in self._facts]
+        inside = {
+            part: fitted(shardings[node], self.specs[node].ndim, self.checkpoint.specs[part].shape)
+            for node in nodes
+            for part in self._parts[node].values()
+        }
+        found = self.checkpoint.placed(plain | inside)
+        for node in nodes:
+            parts = _nested({path: found.pop(part) for path, part in self._parts[node].items()})
+            made = self._made(node, partial(from_parts, parts, self._facts[node]))
+            found[node] = moved(made, shardings[node])
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)

@@ -80,18 +80,34 @@ class OrbaxCheckpoint(Checkpoint):
         array.flags.writeable = False
         return array if array.dtype == spec.dtype else restored(array, spec)
 
-    def _restore(self, names: Iterable[str]) -> dict[str, np.ndarray[Any, Any]]:
+    def placed(self, shardings: Mapping[str, Any]) -> dict[str, Any]:
+        """Orbax reads the shards of what it holds as it is; but it would narrow 64 bits."""
+        own = {
+            n: s for n, s in shardings.items() if _kept_as(spec := self.specs[n]) == spec and spec.dtype.itemsize < 8
+        }
+        found = self._restore(own, own) if own else {}
+        return found | super().placed({name: where for name, where in shardings.items() if name not in own})
+
+    def _restore(self, names: Iterable[str], shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Leaves by name: NumPy arrays, or jax arrays in their shardings."""
         ocp = import_module("orbax.checkpoint")
+
+        def how(name: str) -> Any:
+            if shardings and name in shardings:
+                return ocp.ArrayRestoreArgs(sharding=shardings[name])
+            return ocp.RestoreArgs(restore_type=np.ndarray)
 
         wanted = set(names)
         marked = _map_tree(self._meta, lambda name: 0 if name in wanted else ocp.PLACEHOLDER)
-        args = _map_tree(self._meta, lambda name: ocp.RestoreArgs(restore_type=np.ndarray))
+        args = _map_tree(self._meta, how)
         try:
             with _quiet(), ocp.PyTreeCheckpointer() as reader:
                 tree = reader.restore(self.path, args=ocp.args.PyTreeRestore(item=marked, restore_args=args))
         except Exception as error:
             raise FormatError(self._damage(error, sorted(wanted))) from error
-        found = {name: np.array(leaf) for name, leaf in flatten_names(tree).leaves.items() if name in wanted}
+        found = {name: leaf for name, leaf in flatten_names(tree).leaves.items() if name in wanted}
+        if shardings is None:
+            found = {name: np.array(leaf) for name, leaf in found.items()}
         for name, array in found.items():
             got = Spec(array.shape, array.dtype)
             if got != self._kept[name]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wspace.core.errors import FormatError, listed, printable
-from wspace.io.dtypes import PACKED, Spec, restored
+from wspace.io.dtypes import PACKED, Spec
 from wspace.io.header import LONGEST, OURS, Header, parse_json, read_header, stamp
 from wspace.io.names import checked_structure, names_in
+from wspace.io.parts import part
 from wspace.io.source import Checkpoint, unchanged
 
 INDEX = "model.safetensors.index.json"
@@ -38,10 +39,13 @@ class SafetensorsFile(Checkpoint):
         return self._bytes[entry.start : entry.stop]
 
     def _read(self, name: str) -> np.ndarray[Any, Any]:
-        data, spec = self.raw(name), self.specs[name]
-        if spec.dtype == np.bool_ and data.size and data.max() > 1:
+        return self.part(name, ())
+
+    def part(self, name: str, index: Sequence[slice]) -> np.ndarray[Any, Any]:
+        found = part(self.raw(name), self.specs[name], index)
+        if found.dtype == np.bool_ and found.size and found.view(np.uint8).max() > 1:
             raise FormatError(f"{printable(self.path)}: leaf '{printable(name)}' BOOL has a byte that is not 0 or 1")
-        return restored(data, spec)
+        return found
 
     def parts(self, name: str) -> bool:
         return self.specs[name].dtype.name not in PACKED
@@ -81,7 +85,7 @@ class SafetensorsFolder(Checkpoint):
     def _read(self, name: str) -> np.ndarray[Any, Any]:
         return self.files[self._where[name]][name]
 
-    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray[Any, Any]:
+    def part(self, name: str, index: Sequence[slice]) -> np.ndarray[Any, Any]:
         return self.files[self._where[name]].part(name, index)
 
     def parts(self, name: str) -> bool:

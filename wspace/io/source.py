@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ class Checkpoint(Mapping[str, np.ndarray[Any, Any]]):
             raise KeyError(name)
         return self._read(name)
 
-    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray[Any, Any]:
-        """A part of a leaf, a slice for each of its first axes; where `parts` says so, only that is read."""
-        return self[name][index]
+    def part(self, name: str, index: Sequence[slice]) -> np.ndarray[Any, Any]:
+        """A part of a leaf, one slice for each of its first axes; only that is read where the format allows it."""
+        return self[name][tuple(index)]
 
     def parts(self, name: str) -> bool:
         """Whether a part of a leaf can be had without the rest of it in memory."""
@@ -54,6 +55,15 @@ class Checkpoint(Mapping[str, np.ndarray[Any, Any]]):
     def reading(self, name: str) -> int:
         """Bytes of anonymous memory that reading a leaf takes, at most; none for one that is mapped."""
         return self.specs[name].nbytes
+
+    def placed(self, shardings: Mapping[str, Any]) -> dict[str, Any]:
+        """Leaves as jax arrays in these shardings; each process reads the parts that its devices hold."""
+        from jax import make_array_from_callback
+
+        return {
+            name: make_array_from_callback(self.specs[name].shape, where, partial(self.part, name))
+            for name, where in shardings.items()
+        }
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)

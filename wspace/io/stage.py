@@ -108,7 +108,7 @@ def _swap(folder: Path, target: Path) -> None:
     if target.exists() and any(target.iterdir()):
         target.rename(old)
     folder.rename(target)
-    _sync_entry(target.parent)
+    sync(target.parent)
 
 
 @contextmanager
@@ -194,11 +194,12 @@ def _known(entry: Path) -> bool:
 def _sync(folder: Path) -> None:
     for root, _, files in os.walk(folder, topdown=False):
         for name in files:
-            _sync_entry(Path(root, name))
-        _sync_entry(Path(root))
+            sync(Path(root, name))
+        sync(Path(root))
 
 
-def _sync_entry(path: Path) -> None:
+def sync(path: Path) -> None:
+    """What was written to a file is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,22 @@ import numpy as np
 
 from wspace.core.errors import FormatError, IntegrityError, TreeMismatch, listed, nearest, printable
 from wspace.core.sizes import bytes_in
-from wspace.io.dtypes import CHUNK, PACKED, Spec, array_of, chunks, restored, spec_of, stored
+from wspace.io.dtypes import CHUNK, Spec, array_of, chunks, restored, spec_of, stored
 from wspace.io.header import OURS, Layout, as_text, lay_out, notes_of
 from wspace.io.manifest import Manifest, digests_of, files_in, write_manifest
 from wspace.io.names import Structure, flatten_names
+from wspace.io.parts import bounds_of, cut, shards
+from wspace.io.processes import ALONE, Processes, processes_of
 from wspace.io.safetensors import INDEX, SINGLE, SafetensorsFolder
 from wspace.io.source import Checkpoint
-from wspace.io.stage import staged_folder
+from wspace.io.stage import staged_folder, sync
 
 
 class FolderSink:
-    """Takes each leaf once, in any order, and may be used from several threads.
+    """Takes each leaf once, whole or in parts, in any order, and may be used from several threads.
+
+    A jax array that lies on several devices is written shard by shard, each by the process that holds it: nothing is
+    gathered. What lies on one device, or on the host, the first process writes.
 
     Attributes:
       specs: what was announced; nothing is cast to fit it.
@@ -41,51 +46,47 @@ class FolderSink:
     """
 
     def __init__(
-        self, directory: Path, specs: dict[str, Spec], files: dict[str, Layout], structure: Structure | None
+        self,
+        directory: Path,
+        specs: dict[str, Spec],
+        files: dict[str, Layout],
+        structure: Structure | None,
+        processes: Processes = ALONE,
     ) -> None:
         self.directory = directory
         self.specs = specs
         self.record: dict[str, Any] = {}
         self._files = files
         self._structure = structure
+        self._processes = processes
         self._where = {name: file for file, layout in files.items() for name in layout.entries}
+        self._written: Counter[str] = Counter()  # bytes of each leaf
         self._digests: dict[str, str] = {}
-        self._begun: dict[str, tuple[int, Any]] = {}  # bytes of a leaf that are there, and their digest so far
-        for file, layout in files.items():
-            handle = os.open(directory / file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            try:
-                _write_at(handle, np.frombuffer(layout.header, np.uint8), 0)
-            finally:
-                os.close(handle)
+        self._hashing: dict[str, tuple[int, Any]] = {}  # leaves of which the first bytes are there, in order
+        processes.first(self._write_headers)
 
     def __setitem__(self, name: str, leaf: Any) -> None:
-        if name not in self.specs:
-            raise TreeMismatch(f"leaf '{printable(name)}' was not announced.{nearest(name, self.specs)}")
-        if name in self._digests:
+        self._check_announced(name)
+        if name in self._written:
             raise TreeMismatch(f"leaf '{printable(name)}' was written already; each leaf is written once")
-        digest = hashlib.sha256()
-        self._put(name, stored(array_of(name, leaf, self.specs[name])), 0, digest)
-        self._digests[name] = digest.hexdigest()
+        split = shards(name, leaf, self.specs[name])
+        if split is not None:
+            for index, shard in split:
+                self.part(name, index, shard)
+        elif self._processes.index == 0:
+            self._put(name, [(0, stored(array_of(name, leaf, self.specs[name])))])
 
-    def part(self, name: str, index: tuple[slice, ...], array: np.ndarray[Any, Any]) -> None:
-        """Some whole rows of a leaf: a slice for each of its first axes, up to the first of more than one entry.
+    def part(self, name: str, index: Sequence[slice], leaf: Any) -> None:
+        """Takes a part of a leaf: one slice for each of its first axes. Parts may not overlap.
 
-        Parts come in order, from one thread; the leaf is there when the last one is.
+        Raises:
+          ShapeError: another shape or dtype than that part of what was announced.
         """
-        spec = self.specs.get(name)
-        if spec is None or name in self._digests or spec.dtype.name in PACKED:
-            raise TreeMismatch(f"leaf '{printable(name)}' can't be written in parts: unknown, written, or packed")
-        start = index[-1].start * math.prod(spec.shape[len(index) :]) * spec.dtype.itemsize
-        done, digest = self._begun.pop(name, (0, hashlib.sha256()))
-        shape = (*(s.stop - s.start for s in index), *spec.shape[len(index) :])
-        data = stored(array_of(name, array, Spec(shape, spec.dtype)))
-        if start != done:
-            raise TreeMismatch(f"leaf '{printable(name)}': a part at byte {start} came after {done} bytes")
-        self._put(name, data, start, digest)
-        if start + data.size < spec.nbytes:
-            self._begun[name] = (start + data.size, digest)
-        else:
-            self._digests[name] = digest.hexdigest()
+        self._check_announced(name)
+        spec = self.specs[name]
+        shape = tuple(stop - start for start, stop in bounds_of(spec.shape, index))
+        array = array_of(name, leaf, Spec(shape, spec.dtype))
+        self._put(name, cut(array, spec, index))
 
     def leaf(self, name: str) -> np.ndarray[Any, Any]:
         """A leaf that was written, mapped from the hidden file."""
@@ -93,27 +94,46 @@ class FolderSink:
         file = np.memmap(self.directory / self._where[name], np.uint8, mode="r")
         return restored(np.asarray(file)[entry.start : entry.stop], spec)
 
-    def _put(self, name: str, data: np.ndarray[Any, Any], offset: int, digest: Any) -> None:
-        """Bytes of a leaf to their place, compared with what the file gives back, which is also what is hashed."""
-        path = self.directory / self._where[name]
-        start = self._files[self._where[name]].entries[name].start + offset
+    def _put(self, name: str, pieces: Iterable[tuple[int, np.ndarray[Any, Any]]]) -> None:
+        """Bytes to their place in the leaf, compared with what the file gives back.
+
+        That is what is hashed, while parts come in order; what doesn't is read again at the end.
+        """
+        path, nbytes = self.directory / self._where[name], self.specs[name].nbytes
+        start = self._files[self._where[name]].entries[name].start
+        hashed, digest = self._hashing.pop(name, (0, None if self._written[name] else hashlib.sha256()))
+        back, count = np.empty(min(CHUNK, nbytes), np.uint8), 0
         handle = os.open(path, os.O_RDWR)
         try:
-            back = np.empty(min(CHUNK, data.size), np.uint8)
-            for at, piece in zip(range(start, start + data.size, CHUNK), chunks(data), strict=True):
-                _write_at(handle, piece, at)
-                found = back[: piece.size]
-                if os.preadv(handle, [found.data], at) != piece.size or not np.array_equal(found, piece):
-                    raise IntegrityError(
-                        f"{printable(path)}: leaf '{printable(name)}' reads back other than it was written"
-                    )
-                digest.update(found.data)
+            for begin, data in pieces:
+                in_order = digest is not None and begin == hashed
+                for at, piece in zip(range(start + begin, start + begin + data.size, CHUNK), chunks(data), strict=True):
+                    _write_at(handle, piece, at)
+                    found = back[: piece.size]
+                    if os.preadv(handle, [found.data], at) != piece.size or not np.array_equal(found, piece):
+                        raise IntegrityError(
+                            f"{printable(path)}: leaf '{printable(name)}' reads back other than it was written"
+                        )
+                    if in_order:
+                        digest.update(found.data)
+                count, hashed = count + data.size, hashed + in_order * data.size
         finally:
             os.close(handle)
+        self._written[name] += count
+        if self._written[name] > nbytes:
+            raise TreeMismatch(f"parts of leaf '{printable(name)}' overlap; each part is written once")
+        if digest is not None and hashed == nbytes:
+            self._digests[name] = digest.hexdigest()
+        elif digest is not None and hashed == self._written[name]:
+            self._hashing[name] = (hashed, digest)
+
+    def _check_announced(self, name: str) -> None:
+        if name not in self.specs:
+            raise TreeMismatch(f"leaf '{printable(name)}' was not announced.{nearest(name, self.specs)}")
 
     def missing(self) -> list[str]:
-        """Leaves that were announced and not yet written."""
-        return [name for name in self.specs if name not in self._digests]
+        """Leaves that were announced and not yet written, or not yet whole."""
+        return [n for n, spec in self.specs.items() if n not in self._written or self._written[n] < spec.nbytes]
 
     def checkpoint(self) -> SafetensorsFolder:
         """What was written, to be read while the folder is still hidden; every leaf must be there."""
@@ -127,11 +147,39 @@ class FolderSink:
         return source
 
     def _finish(self) -> None:
-        self.checkpoint()
+        """Everybody's leaves are there: an index, digests (each process takes its share), the manifest last."""
+        crew = self._processes
+        with crew.all_well():
+            for file in {self._where[name] for name in self._written} if crew.index else ():
+                sync(self.directory / file)  # another host reads it
+        self._written = sum((Counter(found) for found in crew.told(self._written)), Counter())
+        for name in self.specs:
+            self._written[name] += 0  # a sum of counters drops what has no bytes
+        crew.first(self.checkpoint)
+        left = [name for name in self.specs if name not in set(crew.told(list(self._digests))[0])]
+        with crew.all_well():
+            self._digests |= {name: self._digest(name) for name in left[crew.index :: crew.count]}
+        for found in crew.told(self._digests):
+            self._digests |= found
+        crew.first(self._write_manifest)
+
+    def _digest(self, name: str) -> str:
+        entry = self._files[self._where[name]].entries[name]
+        return _digest_at(self.directory / self._where[name], entry.start, entry.stop - entry.start)
+
+    def _write_manifest(self) -> None:
         heads = {f: (lay.size, _digest_at(self.directory / f, 0, len(lay.header))) for f, lay in self._files.items()}
         others = digests_of(self.directory, [name for name in files_in(self.directory) if name not in heads])
         extra = {"record": self.record} if self.record else {}
         write_manifest(self.directory, Manifest("safetensors", self.specs, self._digests, {**heads, **others}, extra))
+
+    def _write_headers(self) -> None:
+        for file, layout in self._files.items():
+            handle = os.open(self.directory / file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                _write_at(handle, np.frombuffer(layout.header, np.uint8), 0)
+            finally:
+                os.close(handle)
 
     def _write_index(self) -> None:
         total = sum(spec.nbytes for spec in self.specs.values())
@@ -150,6 +198,7 @@ def write_folder(
     shard_size: int | str = "5GB",
     overwrite: bool = False,
     inputs: Iterable[Any] = (),
+    processes: Processes = ALONE,
 ) -> Iterator[FolderSink]:
     """A safetensors folder as a sink; it becomes visible when the block ends and every leaf is there.
 
@@ -161,6 +210,8 @@ def write_folder(
       shard_size: most bytes of data in one file, as 5GB (10^9), 5GiB (2^30) or a number. A larger leaf is alone.
       overwrite: replace the checkpoint that is there. It stays whole until the new one is.
       inputs: paths or checkpoints read meanwhile, never written over.
+      processes: `Together()` if all processes of jax.distributed write this one folder, each its own shards, on one
+        file system. They all come here with the same specs; an error in one is raised in all.
 
     Example:
       >>> import tempfile
@@ -174,10 +225,20 @@ def write_folder(
     notes = {"format": "pt"} | notes_of(metadata or {})
     files = _cut(known, bytes_in(shard_size), notes, structure)
     needs = sum(layout.size for layout in files.values())
-    with staged_folder(path, overwrite=overwrite, inputs=inputs, needs=needs) as folder:
-        sink = FolderSink(folder, known, files, structure)
-        yield sink
+    with staged(processes, path, overwrite=overwrite, inputs=inputs, needs=needs) as folder:
+        sink = FolderSink(folder, known, files, structure, processes)
+        with processes.all_well():
+            yield sink
         sink._finish()
+
+
+@contextmanager
+def staged(processes: Processes, path: str | Path, **options: Any) -> Iterator[Path]:
+    """A hidden folder for several processes: the first one makes it, and makes it visible when all are done."""
+    with ExitStack() as stack:
+        made = processes.first(lambda: stack.enter_context(staged_folder(path, **options)))
+        yield Path(processes.told(str(made))[0])
+        processes.first(stack.close)
 
 
 def write_tree(path: str | Path, tree: Any, **options: Any) -> None:
@@ -197,7 +258,8 @@ def write_tree(path: str | Path, tree: Any, **options: Any) -> None:
     else:
         leaves, structure = flatten_names(tree)
         specs = {name: spec_of(name, leaf) for name, leaf in leaves.items()}
-    with write_folder(path, specs, structure=structure, **options) as sink:
+    crew = processes_of(leaves[name] for name in specs) if not isinstance(tree, Checkpoint) else ALONE
+    with write_folder(path, specs, structure=structure, **{"processes": crew, **options}) as sink:
         for name in specs:
             sink[name] = leaves[name]
 
