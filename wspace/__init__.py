@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "average budget calibrate data init interpolate io match measure merge objectives optim prune quant reparam stats "
-    "trace"
+    "average budget calibrate data init interpolate io kernels match measure merge objectives optim prune quant "
+    "reparam stats trace"
 ).split()
 _CORE = {
     "Axes": "axes",
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     import wspace.init as init
     import wspace.interpolate as interpolate
     import wspace.io as io
+    import wspace.kernels as kernels
     import wspace.match as match
     import wspace.measure as measure
     import wspace.merge as merge

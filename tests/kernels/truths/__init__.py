@@ -1,0 +1,1 @@
+"""Slow numbers, a file an operation."""
