@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from wspace.core.typing import Array, Path
@@ -17,6 +17,7 @@ from wspace.trace.groups import Symmetries
 
 Terms = Mapping[Path, Sequence[tuple[Array, Array]]]
 LARGE = 2**26  # multiplications of a product that are worth a compiled program, on whatever device there is
+Sides: TypeAlias = tuple[np.ndarray, np.ndarray]  # a and b, both [*over, size, all else]
 State = Mapping[str, Any]  # group -> permutation, [*over, size]
 EQUAL = 1e-5  # of |a|^2: a squared distance that is rounding
 BOUND = 0.3  # what a bound counts against a gain that is known; measured on digits nets, 0 and 1 are worse
@@ -59,24 +60,22 @@ class Pair:
 
         For a group on two axes of a block: the gradient, half of it from each axis.
         """
-        total: np.ndarray | None = self._still.get(name)
-        moving = [
+        moving = {
             k
             for k in self.of[name]
             if name in self.twice or any(n in self.axes.groups and n != name for n in self.cut[k][0].names)
-        ]
-        if total is None:
-            fixed = [k for k in self.of[name] if k not in moving]
-            self._still[name] = total = sum((self._gain(k, name, g) for k in fixed), self._zero(name))
-        return sum((self._gain(k, name, g) for k in moving), total)
+        }
+        if name not in self._still:
+            self._still[name] = self._product([self._pair(k, name, g) for k in self.of[name] if k not in moving], name)
+        return self._still[name] + self._product([self._pair(k, name, g) for k in self.of[name] if k in moving], name)
 
     def best_unknown(self, name: str, g: State) -> np.ndarray:
         """The best permutation where g lacks groups: sorted values bound what they can bring. int32 `[*over, size]`.
 
         Where what is known pairs every coordinate with an equal one, nothing is nearer, and nothing has to be solved.
         """
-        total, ours, theirs = self._zero(name), *np.zeros((2, *self.axes.groups[name].shape))
-        bounds = []
+        ours, theirs = np.zeros((2, *self.axes.groups[name].shape))
+        sure, bounds = [], []
         for k in self.of[name]:
             block, x, y = self.cut[k]
             along = self._along(block, name)
@@ -86,10 +85,15 @@ class Pair:
                 if free:
                     bounds.append((x, y_moved, axis, along, free))
                     continue
-                total += _sorted_gain(x, y_moved, axis, along, free)
+                sure.append((_laid(x, axis, along), _laid(y_moved, axis, along)))
                 ours, theirs = ours + _squares(x, axis, along), theirs + _squares(y_moved, axis, along)
+        total = self._product(sure, name)
         equal = _equal(total, ours, theirs)
-        return solve(sum((BOUND * _sorted_gain(*b) for b in bounds), total), name=name) if equal is None else equal
+        if equal is not None:
+            return equal
+        laid = [(_laid(x, axis, along, free), _laid(y, axis, along, free)) for x, y, axis, along, free in bounds]
+        most = self._product(laid, name)
+        return solve(total + BOUND * most, name=name)
 
     def known(self, name: str, g: State) -> float:
         """How much of a group's leaves, by norm, has no other group that g lacks: 0 to 1."""
@@ -111,38 +115,46 @@ class Pair:
             total += sums.transpose(np.argsort(order))
         return total
 
-    def _gain(self, k: int, name: str, g: State) -> np.ndarray:
+    def _pair(self, k: int, name: str, g: State) -> Sides:
+        """Both sides of a block, laid out for the product; one with the group on two axes has both, side by side."""
         block, x, y = self.cut[k]
-        along = self._along(block, name)
-        parts = [_gain(x, move(y, block.names, self.axes, g, axis), axis, along) for axis in _places(block, name)]
-        return sum(parts[1:], parts[0])
+        along, at = self._along(block, name), _places(block, name)
+        ours = [_laid(x, axis, along) for axis in at]
+        return _beside(ours), _beside([_laid(move(y, block.names, self.axes, g, axis), axis, along) for axis in at])
+
+    def _product(self, sides: Sequence[Sides], name: str) -> np.ndarray:
+        """f64 `[*over, size, size]`: what all blocks together gain, in one batched matrix product."""
+        if not sides:
+            group = self.axes.groups[name]
+            return np.zeros((*group.shape, group.size))
+        x, y = (_beside(side) for side in zip(*sides, strict=True))
+        return np.asarray(_compiled(x, y) if x.size * x.shape[-2] >= LARGE else x @ np.swapaxes(y, -1, -2), np.float64)
 
     def _along(self, block: Block, name: str) -> tuple[int, ...]:
         return tuple(block.names.index(n) for n in self.axes.groups[name].over)
-
-    def _zero(self, name: str) -> np.ndarray:
-        group = self.axes.groups[name]
-        return np.zeros((*group.shape, group.size))
 
 
 def _places(block: Block, name: str) -> list[int]:
     return [k for k, n in enumerate(block.names) if n == name]
 
 
-def _gain(x: np.ndarray, y: np.ndarray, axis: int, along: tuple[int, ...]) -> np.ndarray:
-    """`[*along, axis of x, axis of y]`, summed over all other axes: one batched matrix product."""
-    if x.size * x.shape[axis] >= LARGE:
-        return np.asarray(_compiled(x, y, axis, along))
-    rest = [j for j in range(x.ndim) if j != axis and j not in along]
+def _laid(x: np.ndarray, axis: int, along: tuple[int, ...], free: Sequence[int] = ()) -> np.ndarray:
+    """`[*along, axis, all others]`: what a product over all other axes takes. Free axes are sorted, together as one."""
+    known = [j for j in range(x.ndim) if j not in (*along, axis, *free)]
     heads = [x.shape[j] for j in (*along, axis)]
-    left, right = (z.transpose(*along, axis, *rest).reshape(*heads, -1) for z in (x, y))
-    return left @ np.swapaxes(right, -1, -2)
+    out = x.transpose(*along, axis, *known, *free)
+    if free:
+        out = np.sort(out.reshape(*heads, int(np.prod([x.shape[j] for j in known])), -1), axis=-1)
+    return out.reshape(*heads, -1)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "along"))
-def _compiled(x: Array, y: Array, axis: int, along: tuple[int, ...]) -> Array:
-    rest = tuple(j for j in range(x.ndim) if j != axis and j not in along)
-    return jax.lax.dot_general(x, y, ((rest, rest), (along, along)), precision=jax.lax.Precision.HIGHEST)
+def _beside(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
+
+
+@jax.jit
+def _compiled(x: Array, y: Array) -> Array:
+    return jnp.matmul(x, jnp.swapaxes(y, -1, -2), precision=jax.lax.Precision.HIGHEST)
 
 
 def _squares(x: np.ndarray, axis: int, along: tuple[int, ...]) -> np.ndarray:
@@ -161,14 +173,3 @@ def _equal(gain: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray
     if known.all() and (np.sort(nearest, -1) == np.arange(nearest.shape[-1])).all():
         return nearest.astype(np.int32)
     return None
-
-
-def _sorted_gain(x: np.ndarray, y: np.ndarray, axis: int, along: tuple[int, ...], free: list[int]) -> np.ndarray:
-    """`_gain` with the free axes of both sorted, together as one axis."""
-    known = [j for j in range(x.ndim) if j not in (*along, axis, *free)]
-    heads = [x.shape[j] for j in (*along, axis)]
-    parts = []
-    for z in (x, y):
-        laid = z.transpose(*along, axis, *known, *free).reshape(*heads, int(np.prod([x.shape[j] for j in known])), -1)
-        parts.append((np.sort(laid, axis=-1) if free else laid).reshape(*heads, -1))
-    return parts[0] @ np.swapaxes(parts[1], -1, -2)

@@ -50,8 +50,8 @@ def weight(
     """The element g for which `act(b, axes, g)` comes nearest to a.
 
     A local optimum; which one depends on the key, that orders the groups of each sweep. Groups that no other group
-    meets in a leaf are solved exactly. Runs on the host: the gains of a group are one matrix product a leaf, compiled;
-    assignments are scipy's.
+    meets in a leaf are solved exactly. Runs on the host: the gains of a group are one batched matrix product over all
+    its leaves (compiled, where it is large), for which these lie side by side in memory; assignments are scipy's.
 
     Args:
       a, b: trees with the leaves that `axes` was traced with. Other leaves are not looked at.
