@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from wspace.app.cli import main
+from wspace.io import open_checkpoint
 
 RNG = np.random.default_rng(0)
 Files = dict[str, np.ndarray]
@@ -351,6 +353,55 @@ def test_a_bare_run_has_the_same_weights_and_no_records(here: Path) -> None:
     assert (here / "out" / "model.safetensors").read_bytes() == first
     found = {p.name for p in (here / "out").iterdir()}
     assert not found & {"report.html", "ledger.json"} and {"config.json", "wspace-manifest.json"} <= found
+
+
+KILLED = """
+import os, signal, sys
+from wspace.app import cli
+from wspace.io import journal
+add, left = journal.Journal.add, int(sys.argv[1])
+def watched(self, fact):
+    global left
+    add(self, fact)
+    left -= "done" in fact
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+journal.Journal.add = watched
+cli.main(["run", "recipe.yml", "out", "--quiet", *sys.argv[2:]])
+"""
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_fault_28_a_killed_run_goes_on_where_it_was(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "recipe.yml").write_text(TIES)
+    runs()
+    once = everything(here / "out")
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    command = [sys.executable, "-c", KILLED, "2", "--overwrite"]
+    assert subprocess.run(command, cwd=here, env={**os.environ, "PYTHONPATH": path}).returncode == -9
+    assert everything(here / "out") == once  # fault 29: the old one stays
+    left = sorted(here.glob(".out.wspace-tmp-*"))
+    for entry in left:
+        entry.rename(entry.with_name(f"kept{entry.name}"))
+
+    def again(*options: str) -> str:
+        for entry in left:
+            kept = entry.with_name(f"kept{entry.name}")
+            shutil.copytree(kept, entry) if kept.is_dir() else shutil.copy(kept, entry)
+        assert main(["run", "recipe.yml", "out", "--overwrite", *options]) == 0
+        assert not list(here.glob(".out*"))
+        return capsys.readouterr().out
+
+    count = len(open_checkpoint(here / "a").specs)
+    assert f"resumed: 2 of {count} leaves" in again()
+    assert {"report.html", "ledger.json"} <= once.keys() and everything(here / "out") == once
+    assert all("resumed" not in again(*options) for options in (["--restart"], ["--bare"], ["--seed", "7"]))
+    os.utime(here / "a" / "model.safetensors")
+    assert "resumed" not in again()
+    assert everything(here / "out") == once
 
 
 def test_fault_45_unfinished_orbax(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,3 +60,22 @@ def test_key_tuples_are_names_too() -> None:
     sink: dict[Any, Any] = {}
     ws.stream(ws.on("^a/b$", add(1.0)), [{("a", "b"): jnp.ones(1), ("c",): jnp.ones(1)}], sink)
     assert sink[("a", "b")] == 2 and sink[("c",)] == 1
+
+
+class Half(dict[str, Any]):
+    """A sink that a killed run left with something in it."""
+
+    def __init__(self, *done: str) -> None:
+        super().__init__()
+        self.done = frozenset(done)
+
+
+def test_what_a_sink_has_already_is_neither_read_nor_written() -> None:
+    source, told = lazy(1.0), list[tuple[int, int, str]]()
+    sink = Half("w", "n")
+    ws.stream(unit(), [source], sink, progress=lambda *row: told.append(row))
+    assert sink.keys() == {"v"} and source.reads == {"w": 1, "v": 2}  # a pass for the norm needs them all
+    assert told[-1][:2] == (4, 4)
+    source = lazy(1.0)
+    ws.stream(unit(), [source], Half("w", "v"))
+    assert source.reads == {"n": 1}

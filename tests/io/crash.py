@@ -1,6 +1,6 @@
 """Run by test_crash.py as a process of its own: kills forked writers at every system call that changes the disk.
 
-    python crash.py FOLDER new|overwrite
+    python crash.py FOLDER new|overwrite|resume
 
 Prints one JSON object: how many kill points there were, what was found after each. Imports no jax, so it may fork.
 """
@@ -24,12 +24,15 @@ CHANGES = ("open", "mkdir", "rename", "unlink", "rmdir", "pwrite", "fsync")
 NAMES = ("a", "b")
 
 
-def write(path: Path, value: int, overwrite: bool = True) -> None:
+def write(path: Path, value: int, resume: str | None = None) -> int:
+    """How many leaves were there already."""
     specs = {name: ((3,), np.int64) for name in NAMES}
-    with write_folder(path, specs, overwrite=overwrite, shard_size=24) as sink:
+    with write_folder(path, specs, overwrite=True, shard_size=24, resume=resume) as sink:
         (sink.directory / "config.json").write_text(json.dumps({"value": value}))
         for name in NAMES:
-            sink[name] = np.full(3, value, np.int64)
+            if name not in sink.done:
+                sink[name] = np.full(3, value, np.int64)
+        return len(sink.done)
 
 
 def die_before(count: int) -> None:
@@ -61,18 +64,19 @@ def whole(path: Path) -> int:
     return found.pop()
 
 
-def main(root: Path, overwrite: bool) -> None:
-    found = {"points": 0, "absent": 0, "old": 0, "new": 0, "put_back": 0}
+def main(root: Path, how: str) -> None:
+    resume = "k" if how == "resume" else None
+    found = {"taken_over": 0, "points": 0, "absent": 0, "old": 0, "new": 0, "put_back": 0}
     while True:
         folder = root / str(found["points"])
         folder.mkdir()
         path = folder / "out"
-        if overwrite:
+        if how == "overwrite":
             write(path, 1)
         child = os.fork()
         if child == 0:
             die_before(found["points"] + 1)
-            write(path, 2)
+            write(path, 2, resume)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
@@ -86,11 +90,12 @@ def main(root: Path, overwrite: bool) -> None:
         else:
             found["old" if value == 1 else "new"] += 1
             found["put_back"] += away
-        write(path, 3)
-        if whole(path) != 3 or os.listdir(folder) != ["out"]:
+        last = 3 if resume is None else 2
+        found["taken_over"] += write(path, last, resume)
+        if whole(path) != last or os.listdir(folder) != ["out"]:
             raise SystemExit(f"after kill {found['points']}: {os.listdir(folder)}")
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] == "overwrite")
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -86,6 +86,7 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument(
         "--bare", action="store_true", help="no ledger, no report, no digests of the inputs: less CPU time"
     )
+    run.add_argument("--restart", action="store_true", help="don't go on from what a killed run of this recipe left")
     run.add_argument("--seed", type=_seed, metavar="N", help="seed of all that is random (default: the recipe's)")
     _recipe_arguments(command("plan", "Show what a recipe would do and cost, without doing it.", _with_recipe))
 

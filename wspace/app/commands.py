@@ -47,12 +47,20 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     began = time.perf_counter()
     with Watch() as watch, tracked(console) as track:
         job, result = run_recipe(
-            recipe, arguments.out, track, overwrite=arguments.overwrite, bare=arguments.bare, memory=arguments.memory
+            recipe,
+            arguments.out,
+            track,
+            overwrite=arguments.overwrite,
+            bare=arguments.bare,
+            memory=arguments.memory,
+            restart=arguments.restart,
         )
     if result.scores:
         show(console, scores_table(result), "Scores")
     if 0 < len(result.ledger) <= 30:
         show(console, ledger_table(result.ledger), f"Ledger against {job.reference.label}", SHORT)
+    if result.resumed:
+        console.print(f"resumed: {result.resumed} of {len(job.models[0].specs)} leaves were there from a run that died")
     for note in result.notes:
         console.print(f"note: {escape(note)}")
     console.print(escape(planned(job).summary()))

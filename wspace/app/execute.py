@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from wspace.app.build import Work, merge_work, steps, work
 from wspace.app.output import TRANSFORM
 from wspace.app.recipe import Recipe
 from wspace.app.records import write_records
 from wspace.app.sources import check_out, inputs
-from wspace.app.weights import Weights, check_finite, from_tree, opened
+from wspace.app.tee import Tee, cast, resume_key
+from wspace.app.weights import Weights, from_tree, opened
 from wspace.core.containers import show
 from wspace.core.errors import RecipeError, nearest, printable
-from wspace.core.implicit import Implicit, dense, is_implicit, materialize
+from wspace.core.implicit import Implicit, materialize
 from wspace.core.plan import Plan, tabulate
 from wspace.core.run import Ready, prepare, stream, transfer
 from wspace.core.stored import facts_of, parts_of
-from wspace.core.transform import Transform, narrow
-from wspace.core.typing import Index, Leaf, Progress
+from wspace.core.transform import Transform
+from wspace.core.typing import Leaf, Progress
 from wspace.interpolate import segment
-from wspace.io import NODES, FolderSink, flatten_names, nest_names, write_folder
-from wspace.measure import Entry, compare
+from wspace.io import NODES, flatten_names, nest_names, write_folder
+from wspace.measure import Entry
 from wspace.reparam import LoRA
 
 PATH = tuple(i / 10 for i in range(11))  # where the path from the base to the merged model is evaluated
@@ -141,7 +141,8 @@ class Result:
 
     scores: stage -> metric -> number. path: t, and metric -> numbers, along base -> merged. ledger: base (or first
     model) against the result, leaf by leaf. notes: what the user should know. files: that went through from the base.
-    adapters: LoRA leaves without their bases, if they are to be written for PEFT.
+    adapters: LoRA leaves without their bases, if they are to be written for PEFT. resumed: how many leaves a killed
+    run left.
     """
 
     scores: dict[str, Mapping[str, float]] = field(default_factory=dict)
@@ -150,6 +151,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     adapters: dict[str, Leaf] = field(default_factory=dict)
+    resumed: int = 0
 
 
 class Expanded(NamedTuple):
@@ -168,11 +170,13 @@ def run_recipe(
     overwrite: bool = False,
     bare: bool = False,
     memory: int | None = None,
+    restart: bool = False,
 ) -> tuple[Opened, Result]:
     """Run a recipe into a folder: complete when this returns, absent if it raises.
 
     bare: the weights and what belongs to them, but no ledger, report or digests of the inputs.
     memory: bytes of anonymous memory that the process may take; leaves that don't fit go through in parts.
+    restart: don't go on from what a killed run of the same recipe on the same inputs left.
     """
     check_out(out, inputs(recipe.sources), overwrite=overwrite)
     job = open_recipe(recipe, track, memory)
@@ -187,45 +191,15 @@ def run_recipe(
     notes |= {NODES: json.dumps(made.nodes, sort_keys=True)} if made.nodes else {}
     read = [checkpoint for w in job.sources.values() for checkpoint in w.checkpoints]
     options: dict[str, Any] = {"shard_size": recipe.output.shard_size, "overwrite": overwrite, "inputs": read}
+    options["resume"] = None if restart else resume_key(job, bare)
     with write_folder(out, made.specs, structure=made.structure, metadata=notes, **options) as sink:
         tee = Tee(sink, job, result, keep=recipe.evaluate is not None, bare=bare)
         transfer(ready, tee, by_bytes(tabulate(ready), track(TRANSFORM)))
+        tee.finish(ready.work)
         if recipe.evaluate is not None:
             evaluate(job, tee.kept, result, track("evaluate"))
         write_records(job, sink, result, bare=bare)
     return job, result
-
-
-class Tee(dict[str, Leaf]):
-    """What `stream` writes to: each leaf is checked, entered in the ledger, cast and stored; kept if evaluated."""
-
-    def __init__(self, sink: FolderSink, job: Opened, result: Result, *, keep: bool, bare: bool) -> None:
-        super().__init__()
-        self.sink, self.job, self.result, self.keep, self.bare = sink, job, result, keep, bare
-        self.kept: dict[str, Leaf] = {}
-
-    def part(self, name: str, index: Index, leaf: Leaf) -> None:
-        """A part of a leaf that doesn't fit; compared with the reference when it is whole, from the file."""
-        leaf = cast(leaf, self.job.recipe.output.dtype or self.job.dtype)
-        if not self.job.recipe.allow_nonfinite:
-            check_finite(leaf, name, "the result")
-        self.sink.part(name, index, np.asarray(leaf))
-        if name not in self.sink.missing() and not self.bare:
-            self.result.ledger.append(compare(name, self.job.reference.source[name], self.sink.leaf(name)))
-
-    def __setitem__(self, name: str, leaf: Leaf) -> None:
-        leaf = cast(leaf, self.job.recipe.output.dtype or self.job.dtype)
-        dense_leaf = leaf.materialize() if isinstance(leaf, Implicit) else leaf
-        if not self.job.recipe.allow_nonfinite:
-            check_finite(dense_leaf, name, "the result")
-        if not self.bare:
-            self.result.ledger.append(compare(name, self.job.reference.source[name], leaf))
-        if isinstance(leaf, LoRA) and "peft" in self.job.recipe.output.formats:
-            self.result.adapters[name] = replace(leaf, base=None)
-        if self.keep:
-            self.kept[name] = leaf
-        for part, array in flatten_names({name: parts_of(leaf)}).leaves.items():
-            self.sink[part] = array
 
 
 def evaluate(job: Opened, last: Mapping[str, Leaf], result: Result, tell: Progress) -> None:
@@ -274,12 +248,3 @@ def expanded(job: Opened, out: Mapping[str, Any]) -> Expanded:
     stored = {name: jax.eval_shape(parts_of, x) if name in nodes else x for name, x in leaves.items()}
     flat, structure = flatten_names(nest_names(stored, like.structure) if like.structure else stored)
     return Expanded(flat, structure, nodes)
-
-
-def cast(leaf: Leaf, dtype: str | None) -> Leaf:
-    """A floating array in the dtype asked for; Implicit nodes and other leaves as they are."""
-    if dtype is None or is_implicit(leaf) or not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
-        return leaf
-    if leaf.dtype == jax.numpy.dtype(dtype):
-        return leaf
-    return narrow(dense(leaf), jax.numpy.dtype(dtype))

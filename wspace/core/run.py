@@ -62,6 +62,8 @@ def stream(
       that don't fit go through in parts; the result is the same to the last bit. A sink that stores parts has
       `part(name, index, array)`; a dict has not, and what it holds is not counted.
 
+    A sink may have `done`, names that it holds already, as a resumed `write_folder` has: these are left out.
+
     Raises:
       TreeMismatch, ShapeError, SideTreeError, SelectionError: before any leaf is read.
       TooLarge: a leaf does not fit into `memory` and can't be cut; before any leaf is read.
@@ -74,6 +76,7 @@ class Ready(NamedTuple):
 
     made: what comes out for each leaf, abstract; None while traced. costs: what each leaf takes, if it was weighed.
     room: bytes for whole leaves; None is no limit. cuts: leaves that are larger, and into how many parts they go.
+    done: leaves that the sink has already.
     """
 
     t: Transform
@@ -83,6 +86,7 @@ class Ready(NamedTuple):
     costs: Mapping[Path, Held] = {}
     room: int | None = None
     cuts: Mapping[Path, int] = {}
+    done: frozenset[Path] = frozenset()
 
 
 def prepare(
@@ -138,6 +142,8 @@ def transfer(ready: Ready, sink: MutableMapping[Any, Leaf], progress: Progress |
     """Run what is ready: each leaf is read `passes` times and written once. From or to files, the next leaf is read and
     the last one written meanwhile."""
     t, work = ready.t, ready.work
+    kept = getattr(sink, "done", ())
+    ready = ready._replace(done=frozenset(path for path, name in work.names.items() if name in kept))
     if ready.cuts and not hasattr(sink, "part"):
         first = work.specs[next(iter(ready.cuts))]
         raise TooLarge(f"{first.path} {first.shape} only fits in parts, which this sink can't store; use write_folder")
@@ -163,7 +169,7 @@ def transfer(ready: Ready, sink: MutableMapping[Any, Leaf], progress: Progress |
     with _precision(work), around as transport:
         _run(ready, transport, tell)
     for path in work.names:
-        if path not in work.specs:
+        if path not in work.specs and path not in ready.done:
             write(path, work.passing(path), None)
 
 
@@ -208,7 +214,7 @@ def _run(
             return run(given) if found is None else found
 
     summaries: dict[Path, tuple[Any, ...]] = {path: () for path in work.specs}
-    for fold in t.folds:
+    for fold in t.folds if work.specs.keys() - ready.done else ():
         sums: dict[Any, Any] = {}
         order = sorted(work.specs, key=lambda p: work.specs[p].path)
         for path, given in zip(order, transport.reads(order), strict=True):
@@ -220,13 +226,15 @@ def _run(
             tell(work.specs[path].path)
         results = {group: fold.finish(s) for group, s in sums.items()}
         summaries = {p: (*r, results.get(fold.group(work.specs[p]))) for p, r in summaries.items()}
-    ties = work.ties()
+    ties = {} if ready.done else work.ties()
     firsts, shared = set(ties.values()), dict[Path, Leaf]()
-    given_of = transport.reads([path for path in work.specs if path not in ties and path not in ready.cuts])
+    given_of = transport.reads([path for path in work.specs if path not in {*ties, *ready.cuts, *ready.done}])
     for path, spec in work.specs.items():
         if ready.room is not None and path in ready.costs and ready.costs[path].whole > ready.room // 2:
             transport.wait()
-        if path in ready.cuts:
+        if path in ready.done:
+            pass
+        elif path in ready.cuts:
             _cut(ready, path, on(path, t.apply), transport)
         else:
             leaf = shared[ties[path]] if path in ties else at(path, next(given_of), t.apply)

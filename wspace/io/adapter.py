@@ -74,6 +74,10 @@ class AdapterFolder:
         self._stamp = stamp(self.path / CONFIG)
         self.parts, self.trained = _parts(self.file, self.config)
 
+    def identity(self) -> list[tuple[str, int, int]]:
+        """Every file, its size and time of change."""
+        return [*self.file.identity(), (str(self.path.absolute() / CONFIG), *self._stamp)]
+
     def check_unchanged(self) -> None:
         """IntegrityError if a file changed since it was opened."""
         unchanged(self.path / CONFIG, self._stamp)

@@ -82,6 +82,10 @@ class Checkpoint(Mapping[str, np.ndarray[Any, Any]]):
         """All leaves in the containers they were saved from; a flat dict if nothing was recorded."""
         return dict(self) if self.structure is None else nest_names(self, self.structure)
 
+    def identity(self) -> list[tuple[str, int, int]]:
+        """Every file, its size and time of change: equal for checkpoints that hold the same."""
+        return [(str(file.absolute()), *was) for file, was in sorted(self._stamps.items())]
+
     def check_unchanged(self) -> None:
         """IntegrityError if a file of this checkpoint has another size or time than when it was opened."""
         for file, was in self._stamps.items():

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from wspace.core.errors import WspaceError, printable
+from wspace.io.journal import journal_of, read_journal
 
 MANIFEST = "wspace-manifest.json"
 MARKS = (MANIFEST, "_METADATA", "_CHECKPOINT_METADATA")  # files by which a folder is known to be a checkpoint
@@ -31,7 +32,7 @@ WRITE_ERRORS = (
 
 @contextmanager
 def staged_folder(
-    path: str | Path, *, overwrite: bool = False, inputs: Iterable[Any] = (), needs: int = 0
+    path: str | Path, *, overwrite: bool = False, inputs: Iterable[Any] = (), needs: int = 0, resume: str | None = None
 ) -> Iterator[Path]:
     """Gives a hidden folder to fill; when the block ends well it becomes `path`, else it is removed.
 
@@ -41,6 +42,7 @@ def staged_folder(
       inputs: paths or checkpoints that are read meanwhile: never overwritten, and (checkpoints) checked to be unchanged
         before anything becomes visible.
       needs: bytes that will be written, compared with the free space before work begins.
+      resume: the key of this run; a hidden folder that a killed run with this key in its journal left is given again.
     """
     target = Path(path).resolve()
     sources = list(inputs)
@@ -52,14 +54,17 @@ def staged_folder(
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target):
             _recover(target)
-            _sweep(target)
+            left = _left(target, resume)
+            _sweep(target, left)
             _refuse_occupied(target, overwrite)
             free = shutil.disk_usage(target.parent).free
-            if needs > free:
+            if needs > free + (0 if left is None else _taken(left)):
                 raise WspaceError(f"{printable(target)}: {needs} bytes are needed, {free} are free; make room first")
-            folder = target.with_name(f"{_hidden(target, 'tmp')}-{os.getpid()}-{secrets.token_hex(4)}")
+            new = target.with_name(f"{_hidden(target, 'tmp')}-{os.getpid()}-{secrets.token_hex(4)}")
+            folder = left or new
             try:
-                folder.mkdir()
+                if left is None:
+                    folder.mkdir()
                 yield folder
                 _sync(folder)
                 for source in sources:
@@ -96,11 +101,29 @@ def _recover(target: Path) -> None:
         _old(target).rename(target)
 
 
-def _sweep(target: Path) -> None:
+def _left(target: Path, key: str | None) -> Path | None:
+    """The folder that a killed run with this key was filling; the one with the most in it."""
+    start = _hidden(target, "tmp") + "-"
+    found = [entry for entry in target.parent.iterdir() if entry.name.startswith(start) and entry.is_dir()]
+    same = [entry for entry in found if key is not None and read_journal(entry)[0] == key]
+    return max(same, key=lambda entry: len(read_journal(entry)[1]), default=None)
+
+
+def _taken(folder: Path) -> int:
+    """Bytes that the files of a folder take on the disk."""
+    return sum(512 * file.stat().st_blocks for file in folder.rglob("*") if file.is_file())
+
+
+def _sweep(target: Path, but: Path | None = None) -> None:
     """Removes what killed processes left; called with the lock held, so that nothing here is in use."""
     for entry in target.parent.iterdir():
+        if but is not None and entry in (but, journal_of(but)):
+            continue
         if entry.name.startswith(_hidden(target, "tmp") + "-") or (entry == _old(target) and target.exists()):
-            shutil.rmtree(entry, ignore_errors=True)
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
 
 
 def _swap(folder: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from wspace.core.errors import FormatError, IntegrityError, TreeMismatch, listed
 from wspace.core.sizes import bytes_in
 from wspace.io.dtypes import CHUNK, Spec, array_of, chunks, restored, spec_of, stored
 from wspace.io.header import OURS, Layout, as_text, lay_out, notes_of
+from wspace.io.journal import Journal
 from wspace.io.manifest import Manifest, digests_of, files_in, write_manifest
 from wspace.io.names import Structure, flatten_names
 from wspace.io.parts import bounds_of, cut, shards
@@ -43,6 +45,8 @@ class FolderSink:
       specs: what was announced; nothing is cast to fit it.
       directory: the folder while it is hidden. Files put there (config, recipe, report) become visible with the leaves.
       record: JSON-ready facts for the manifest, such as the recipe and the digests of the inputs.
+      done: leaves that a killed run left whole; they are not written again.
+      journal: what is whole so far, if the write can be resumed.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class FolderSink:
         files: dict[str, Layout],
         structure: Structure | None,
         processes: Processes = ALONE,
+        key: str | None = None,
     ) -> None:
         self.directory = directory
         self.specs = specs
@@ -63,7 +68,26 @@ class FolderSink:
         self._written: Counter[str] = Counter()  # bytes of each leaf
         self._digests: dict[str, str] = {}
         self._hashing: dict[str, tuple[int, Any]] = {}  # leaves of which the first bytes are there, in order
+        self.journal = None if key is None else Journal(directory, key)
+        self._digests |= self._left()
+        self.done = frozenset(self._digests)
+        self._written |= {name: specs[name].nbytes for name in self.done}
         processes.first(self._write_headers)
+
+    def _left(self) -> dict[str, str]:
+        """Leaves of a killed run whose bytes have the digest in its journal, in a file with the right header."""
+        sound: dict[str, bool] = {}
+        found: dict[str, str] = {}
+        for fact in () if self.journal is None else self.journal.facts:
+            name = str(fact.get("leaf"))
+            if name not in self.specs:
+                continue
+            file, header = self.directory / self._where[name], self._files[self._where[name]].header
+            if file.name not in sound:
+                sound[file.name] = file.is_file() and file.open("rb").read(len(header)) == header
+            if sound[file.name] and self._digest(name) == fact.get("sha256"):
+                found[name] = fact["sha256"]
+        return found
 
     def __setitem__(self, name: str, leaf: Any) -> None:
         self._check_announced(name)
@@ -124,6 +148,8 @@ class FolderSink:
             raise TreeMismatch(f"parts of leaf '{printable(name)}' overlap; each part is written once")
         if digest is not None and hashed == nbytes:
             self._digests[name] = digest.hexdigest()
+            if self.journal is not None:
+                self.journal.add({"leaf": name, "sha256": self._digests[name]})
         elif digest is not None and hashed == self._written[name]:
             self._hashing[name] = (hashed, digest)
 
@@ -131,9 +157,13 @@ class FolderSink:
         if name not in self.specs:
             raise TreeMismatch(f"leaf '{printable(name)}' was not announced.{nearest(name, self.specs)}")
 
+    def __contains__(self, name: object) -> bool:
+        """Whether a leaf is whole."""
+        return name in self._written and self._written[str(name)] == self.specs[str(name)].nbytes
+
     def missing(self) -> list[str]:
         """Leaves that were announced and not yet written, or not yet whole."""
-        return [n for n, spec in self.specs.items() if n not in self._written or self._written[n] < spec.nbytes]
+        return [name for name in self.specs if name not in self]
 
     def checkpoint(self) -> SafetensorsFolder:
         """What was written, to be read while the folder is still hidden; every leaf must be there."""
@@ -174,7 +204,12 @@ class FolderSink:
         write_manifest(self.directory, Manifest("safetensors", self.specs, self._digests, {**heads, **others}, extra))
 
     def _write_headers(self) -> None:
-        for file, layout in self._files.items():
+        kept = {self._where[name] for name in self.done}
+        for entry in self.directory.iterdir():
+            if entry.name not in kept:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        for file in self._files.keys() - kept:
+            layout = self._files[file]
             handle = os.open(self.directory / file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             try:
                 _write_at(handle, np.frombuffer(layout.header, np.uint8), 0)
@@ -199,6 +234,7 @@ def write_folder(
     overwrite: bool = False,
     inputs: Iterable[Any] = (),
     processes: Processes = ALONE,
+    resume: str | None = None,
 ) -> Iterator[FolderSink]:
     """A safetensors folder as a sink; it becomes visible when the block ends and every leaf is there.
 
@@ -212,6 +248,9 @@ def write_folder(
       inputs: paths or checkpoints read meanwhile, never written over.
       processes: `Together()` if all processes of jax.distributed write this one folder, each its own shards, on one
         file system. They all come here with the same specs; an error in one is raised in all.
+      resume: a text that is the same for runs that write the same. If a run with it was killed (an error or a signal
+        cleans up), the leaves that it left whole, by their digests, are taken over: they are in `sink.done`, and
+        `stream` leaves them out. For one process.
 
     Example:
       >>> import tempfile
@@ -225,11 +264,23 @@ def write_folder(
     notes = {"format": "pt"} | notes_of(metadata or {})
     files = _cut(known, bytes_in(shard_size), notes, structure)
     needs = sum(layout.size for layout in files.values())
-    with staged(processes, path, overwrite=overwrite, inputs=inputs, needs=needs) as folder:
-        sink = FolderSink(folder, known, files, structure, processes)
+    key = None if resume is None or processes.count > 1 else _key(resume, files)
+    options: dict[str, Any] = {"overwrite": overwrite, "inputs": inputs, "needs": needs, "resume": key}
+    with staged(processes, path, **options) as folder, ExitStack() as ended:
+        sink = FolderSink(folder, known, files, structure, processes, key)
+        if sink.journal is not None:
+            ended.callback(sink.journal.close)
         with processes.all_well():
             yield sink
         sink._finish()
+
+
+def _key(resume: str, files: Mapping[str, Layout]) -> str:
+    """Equal only for runs that say so and lay their files out in the same way."""
+    digest = hashlib.sha256(resume.encode())
+    for file, layout in files.items():
+        digest.update(f"\n{file}\n".encode() + layout.header)
+    return digest.hexdigest()
 
 
 @contextmanager
