@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wspace_kernels.dequant_matmul import dequant_matmul, packed
 from wspace_kernels.merge_many import merge_many
 
-__all__ = ["merge_many"]
+__all__ = ["dequant_matmul", "merge_many", "packed"]

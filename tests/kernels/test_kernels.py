@@ -140,12 +140,15 @@ def test_a_named_kernel_fails_on_another_platform_and_none_does_not(op: str) -> 
 
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_an_operation_is_whole(op: str) -> None:
-    """Every file is there, the facade has what it makes public, and that has a small and a large case."""
+    """Every file is there, the facade has what it makes public, and what is tried has a small and a large case."""
     for part in ("api", "ref", "tpu", "gpu", "cases", "bench"):
         assert import_module(f"wspace_kernels.{op}.{part}").__doc__
     mine = [case for o, case in CASES if o == op]
     assert len({case.name for case in mine}) == len(mine)
-    for name in import_module(f"wspace_kernels.{op}").__all__:
+    public = import_module(f"wspace_kernels.{op}").__all__
+    for name in public:
         assert name in wspace.kernels.__all__
         assert getattr(wspace.kernels, name).__module__ == f"wspace_kernels.{op}.api"
+    for name in {case.call.__name__ for case in mine}:
+        assert name in public
         assert {case.large for case in mine if case.call.__name__ == name} == {False, True}, name
