@@ -76,7 +76,7 @@ def compare(model: Any, a: Any, b: Any, key: jax.Array) -> Compared:
     start = time.perf_counter()
     g = match(a, b, axes, key=key)
     seconds = time.perf_counter() - start
-    change = ws.match.check_invariance(model.apply, b, axes, g, images[:8])
+    matched = ws.match.act_checked(model.apply, b, axes, g, images[:8])
 
     def row(net: Any) -> Row:
         path = ws.measure.barrier(
@@ -90,7 +90,7 @@ def compare(model: Any, a: Any, b: Any, key: jax.Array) -> Compared:
             float(ws.match.singular_alignment(a, net, 0.3)),
         )
 
-    return Compared({"as trained": row(b), "matched": row(ws.match.act(b, axes, g))}, axes, change, seconds)
+    return Compared({"as trained": row(b), "matched": row(matched.params)}, axes, matched.error, seconds)
 
 
 HEAD = ("barrier", "midpoint", "distance", "aligned")

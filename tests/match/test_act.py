@@ -180,9 +180,12 @@ def test_wrong_trees() -> None:
 def test_invariance_is_checked() -> None:
     x = jnp.ones((1, 3))
     assert ws.match.check_invariance(mlp, P, RULES, G, x) <= 1e-6
+    checked = ws.match.act_checked(mlp, P, RULES, G, x)
+    assert checked.error <= 1e-6
+    jax.tree.map(np.testing.assert_array_equal, checked.params, ws.match.act(P, RULES, G))
     wrong = {"a/kernel": (None, "h"), "a/bias": ("k",), "b/kernel": ("h", None)}
     with pytest.raises(ws.WspaceError, match="groups that alone change it: k;"):
-        ws.match.check_invariance(mlp, P, wrong, {"h": jnp.arange(4), "k": G["h"]}, x)
+        ws.match.act_checked(mlp, P, wrong, {"h": jnp.arange(4), "k": G["h"]}, x)
     with pytest.raises(ws.WspaceError, match="the function changes by nan"):
         ws.match.check_invariance(lambda p, x: mlp(p, x) / 0, P, RULES, G, x)
 

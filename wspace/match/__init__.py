@@ -17,6 +17,8 @@ from wspace.match.element import inverse as inverse
 from wspace.match.element import random_element as random_element
 from wspace.match.fold_gains import Folded as Folded
 from wspace.match.fold_gains import fold_gains as fold_gains
+from wspace.match.invariance import Checked as Checked
+from wspace.match.invariance import act_checked as act_checked
 from wspace.match.invariance import check_invariance as check_invariance
 from wspace.match.many import cycle_consistent as cycle_consistent
 from wspace.match.many import merge_many as merge_many

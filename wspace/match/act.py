@@ -33,6 +33,8 @@ def act(tree: Tree, axes: Symmetries | Rules | Axes, g: Element) -> Tree:
         new[..., i, ...] = sum_j Q[i, j] old[..., j, ...]  orthogonal; its contragredient is Q too
 
     Leaves without a group come out as they are. Pure; works under jit and vmap over g. Traces one gather an axis.
+    Before any output g is checked: every permutation a bijection of its group's size, every scale positive, every
+    matrix orthogonal. Under jit g has no values to check; save what `act_checked` gives, which runs the model too.
 
     Args:
       tree: the container `axes` was made from, with arrays (or ShapeDtypeStructs under `jax.eval_shape`).

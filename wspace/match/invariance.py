@@ -1,9 +1,9 @@
-"""The check that a group element leaves a function as it is. Run it before anything that `act` made is saved."""
+"""The check that a group element leaves a function as it is. What is saved comes from `act_checked`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,12 +43,45 @@ def check_invariance(
       >>> check_invariance(mlp, p, rules, g, jnp.ones((1, 1)))
       0.0
     """
+    return act_checked(apply, params, axes, g, *inputs, tolerance=tolerance).error
+
+
+class Checked(NamedTuple):
+    """params: moved by the element. error: how much the outputs changed, relative; for the report or the ledger."""
+
+    params: Tree
+    error: float
+
+
+def act_checked(
+    apply: Callable[..., Any],
+    params: Tree,
+    axes: Symmetries | Rules | Axes,
+    g: Element,
+    *inputs: Any,
+    tolerance: float = 1e-5,
+) -> Checked:
+    """`act(params, axes, g)` together with its check: what one saves.
+
+    `act` by itself looks whether g is an element of these groups at all (bijections, positive scales, orthogonal
+    matrices, of the right sizes), but not whether the groups are symmetries of the model: rules by hand may be wrong.
+
+    Args, Raises: as of `check_invariance`; nothing comes out of a model that changes.
+    Example:
+      >>> mlp = lambda p, x: jnp.maximum(x @ p["w1"], 0) @ p["w2"]
+      >>> p = {"w1": jnp.array([[1.0, 2.0, 3.0]]), "w2": jnp.array([[4.0], [5.0], [6.0]])}
+      >>> rules, g = {"w1": (None, "h"), "w2": ("h", None)}, {"h": jnp.array([2, 0, 1])}
+      >>> saved = act_checked(mlp, p, rules, g, jnp.ones((1, 1)))
+      >>> saved.params["w1"], saved.error
+      (Array([[3., 1., 2.]], dtype=float32), 0.0)
+    """
     groups = axes if isinstance(axes, Symmetries) else by_hand(axes, params)
+    moved = act(params, groups, g)
     with jax.default_matmul_precision("highest"):
         before = apply(params, *inputs)
-        error = _distance(before, apply(act(params, groups, g), *inputs))
+        error = _distance(before, apply(moved, *inputs))
         if error <= tolerance:
-            return error
+            return Checked(moved, error)
         still = identity(groups)
         alone = {name: apply(act(params, groups, still | {name: g[name]}), *inputs) for name in groups.groups}
     broken = [name for name, after in alone.items() if not _distance(before, after) <= tolerance]

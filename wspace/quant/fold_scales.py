@@ -2,8 +2,7 @@
 
     axes = ws.trace.axes(apply, params, x, kind="scale")
     g = smooth_element(params, axes, abs_max)          # or awq_element, or equalize_element
-    ws.match.check_invariance(apply, params, axes, g, x)
-    params = ws.match.act(params, axes, g)             # then quantize
+    params, error = ws.match.act_checked(apply, params, axes, g, x)  # then quantize
 
 A consumer of a group has its inputs multiplied by s; the producer before it (a norm's gain, a matrix's outputs) by 1/s.
 """
