@@ -23,8 +23,9 @@ from wspace.io.dtypes import BYTE, Spec, array_of, restored, sha256, spec_of, st
 from wspace.io.header import LONGEST, notes_of, parse_json, stamp
 from wspace.io.manifest import Manifest, digests_of, files_in, read_manifest, write_manifest
 from wspace.io.names import Structure, checked_structure, flatten_names, nest_names
+from wspace.io.processes import ALONE, Processes, processes_of
 from wspace.io.source import Checkpoint
-from wspace.io.stage import staged_folder
+from wspace.io.stage import staged
 
 METADATA = "_METADATA"
 UNKNOWN_TO_ORBAX = frozenset(("uint4", "uint2", "float6_e2m3fn", "float6_e3m2fn", "float8_e4m3"))
@@ -151,7 +152,8 @@ def write_orbax(
       overwrite: replace the checkpoint that is there. It stays whole until the new one is.
       inputs: paths or checkpoints read meanwhile, never written over.
 
-    Every leaf is read back and compared by digest before anything becomes visible.
+    Every leaf is read back and compared before anything becomes visible. Leaves on a mesh are written and compared
+    shard by shard, and not gathered; if some lie on the devices of other processes, all processes call this.
 
     Example:
       >>> import tempfile
@@ -167,28 +169,63 @@ def write_orbax(
     else:
         leaves, structure = flatten_names(tree)
         specs = {name: spec_of(name, leaf) for name, leaf in leaves.items()}
-    with staged_folder(path, overwrite=overwrite, inputs=inputs, needs=_bytes(specs)) as folder:
+    crew = ALONE if isinstance(tree, Checkpoint) else processes_of(iter(leaves.values()))
+    with staged(crew, path, overwrite=overwrite, inputs=inputs, needs=_bytes(specs)) as folder:
         digests: dict[str, str] = {}
-        kept = {}
+        kept, split = {}, {}
         for name, spec in specs.items():
+            if _kept_as(spec) == spec and _is_split(leaves[name]):
+                kept[name] = split[name] = leaves[name]
+                continue
             array = array_of(name, leaves[name], spec)
             digests[name] = sha256(stored(array))
             as_is = array if isinstance(leaves[name], np.ndarray | np.generic) else leaves[name]
             kept[name] = None if _kept_as(spec) is None else stored(array) if _kept_as(spec) != spec else as_is
+        crew.first(folder.rmdir)  # Orbax wants to make it itself
         _save(folder, _orbax_tree(kept, structure))
+        whole = dict(digests)
+        digests |= _digests_of_split(folder, split, crew)
         extra = {"tree": structure, "metadata": notes_of(metadata or {}), "record": dict(record or {})}
-        files = digests_of(folder, files_in(folder))
-        write_manifest(folder, Manifest("orbax", specs, digests, dict(files), extra))
+
+        def finish() -> None:
+            files = digests_of(folder, files_in(folder))
+            write_manifest(folder, Manifest("orbax", specs, digests, dict(files), extra))
+            again = OrbaxCheckpoint(folder)
+            _refuse_other(path, [name for name in whole if sha256(stored(again[name])) != whole[name]])
+
+        crew.first(finish)
+
+
+def _refuse_other(path: str | Path, wrong: list[str]) -> None:
+    if wrong:
+        raise IntegrityError(f"{printable(path)}: leaves read back other than they were written: {listed(wrong)}")
+
+
+def _is_split(leaf: Any) -> bool:
+    return len(getattr(getattr(leaf, "sharding", None), "device_set", ())) > 1
+
+
+def _digests_of_split(folder: Path, split: Mapping[str, Any], crew: Processes) -> dict[str, str]:
+    """Digests of leaves on a mesh, each taken by one of the processes, after all have compared their shards."""
+    if not split:
+        return {}
+    with crew.all_well():
         again = OrbaxCheckpoint(folder)
-        wrong = [name for name in specs if sha256(stored(again[name])) != digests[name]]
-        if wrong:
-            raise IntegrityError(f"{printable(path)}: leaves read back other than they were written: {listed(wrong)}")
+        found = again.placed({name: leaf.sharding for name, leaf in split.items()})
+        _refuse_other(folder, [name for name, leaf in split.items() if not _same_shards(leaf, found[name])])
+    with crew.all_well():
+        mine = {name: sha256(stored(again[name])) for name in list(split)[crew.index :: crew.count]}
+    return {name: digest for found in crew.told(mine) for name, digest in found.items()}
+
+
+def _same_shards(a: Any, b: Any) -> bool:
+    pairs = zip(a.addressable_shards, b.addressable_shards, strict=True)
+    return all(np.asarray(x.data).tobytes() == np.asarray(y.data).tobytes() for x, y in pairs)
 
 
 def _save(folder: Path, tree: Any) -> None:
     ocp = import_module("orbax.checkpoint")
 
-    folder.rmdir()  # Orbax wants to make it itself
     try:
         with _quiet(), ocp.PyTreeCheckpointer() as writer:
             writer.save(folder, tree)

@@ -15,12 +15,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from wspace.core.errors import WspaceError, printable
 from wspace.io.journal import journal_of, read_journal
+from wspace.io.processes import Processes
 
 MANIFEST = "wspace-manifest.json"
 MARKS = (MANIFEST, "_METADATA", "_CHECKPOINT_METADATA")  # files by which a folder is known to be a checkpoint
@@ -73,6 +74,15 @@ def staged_folder(
             finally:
                 _recover(target)
                 _sweep(target)
+
+
+@contextmanager
+def staged(processes: Processes, path: str | Path, **options: Any) -> Iterator[Path]:
+    """A hidden folder for several processes: the first one makes it, and makes it visible when all are done."""
+    with ExitStack() as stack:
+        made = processes.first(lambda: stack.enter_context(staged_folder(path, **options)))
+        yield Path(processes.told(str(made))[0])
+        processes.first(stack.close)
 
 
 def recover(path: str | Path) -> None:

@@ -32,7 +32,7 @@ from wspace.io.parts import bounds_of, cut, shards
 from wspace.io.processes import ALONE, Processes, processes_of
 from wspace.io.safetensors import INDEX, SINGLE, SafetensorsFolder
 from wspace.io.source import Checkpoint
-from wspace.io.stage import staged_folder, sync
+from wspace.io.stage import staged, sync
 
 
 class FolderSink:
@@ -281,15 +281,6 @@ def _key(resume: str, files: Mapping[str, Layout]) -> str:
     for file, layout in files.items():
         digest.update(f"\n{file}\n".encode() + layout.header)
     return digest.hexdigest()
-
-
-@contextmanager
-def staged(processes: Processes, path: str | Path, **options: Any) -> Iterator[Path]:
-    """A hidden folder for several processes: the first one makes it, and makes it visible when all are done."""
-    with ExitStack() as stack:
-        made = processes.first(lambda: stack.enter_context(staged_folder(path, **options)))
-        yield Path(processes.told(str(made))[0])
-        processes.first(stack.close)
 
 
 def write_tree(path: str | Path, tree: Any, **options: Any) -> None:
