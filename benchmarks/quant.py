@@ -42,6 +42,7 @@ import numpy as np
 import wspace as ws
 from wspace.core.axes import Axes
 from wspace.quant.gptq import inverse_factor
+from wspace.stats.seen import Rows, Seen
 
 GROUP = 128
 
@@ -58,7 +59,8 @@ def problem(inputs: int, outputs: int, tokens: int) -> tuple[np.ndarray, np.ndar
 def ours(w: jax.Array, x: jax.Array) -> dict[str, Callable[[], Any]]:
     """Our side of each job; what quantizes gives its leaf."""
     params, size = {"kernel": w}, {"kernel": jnp.mean(jnp.abs(x), axis=0)}
-    product = jax.jit(lambda x: x.T @ x / len(x))
+    fold = ws.stats.gram()
+    product = jax.jit(lambda x: fold.finish(fold.lift(Seen(Rows(x), None))))
     gram = {"kernel": product(x)}
     damped = gram["kernel"] + 0.01 * jnp.mean(jnp.diagonal(gram["kernel"])) * jnp.eye(len(w))
     factor = jax.jit(inverse_factor)

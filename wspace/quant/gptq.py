@@ -21,6 +21,7 @@ from wspace.quant.formats import Format, choose
 from wspace.quant.grid import Block, Grid, Group, Scales, block_of, decode, encode, fit
 from wspace.quant.qtensor import QTensor, qtensor
 from wspace.quant.sweep import nested, sweep
+from wspace.stats import halves
 from wspace.stats.sharding import alike, explicit, gathered
 from wspace.stats.side_gram import gram_of
 
@@ -99,11 +100,23 @@ def factored(w: Array, gram: Array) -> tuple[Array, Array]:
     return jnp.where(jnp.all(jnp.isfinite(factor)), w, jnp.nan), factor
 
 
-def inverse_factor(gram: Array) -> Array:
-    """U, upper triangular, with gram^-1 = U^T U: the inverse of the Cholesky factor of gram in reversed order."""
-    lower = jnp.linalg.cholesky(gram[::-1, ::-1], symmetrize_input=False)
-    inverse = lax.linalg.triangular_solve(lower, jnp.eye(len(gram), dtype=gram.dtype), left_side=True, lower=True)
-    return inverse[::-1, ::-1]
+def inverse_factor(gram: Array, halvings: int = 3, least: int = 512) -> Array:
+    """U, upper triangular, with gram^-1 = U^T U: the inverse of M, upper triangular, with gram = M M^T.
+
+    least: rows from which on gram is halved, up to `halvings` times, so that nearly all work is matrix products:
+        M = [M1 C; 0 M2]:   C = A12 U2^T,   M1 M1^T = A11 - C C^T,   U = [U1  -U1 C U2; 0 U2]
+    Not halved, M is the Cholesky factor of gram in reversed order.
+    """
+    n = len(gram)
+    if not halvings or n <= least:
+        lower = jnp.linalg.cholesky(gram[::-1, ::-1], symmetrize_input=False)
+        return lax.linalg.triangular_solve(lower, jnp.eye(n, dtype=gram.dtype), left_side=True, lower=True)[::-1, ::-1]
+    half, split = n // 2, min(halvings - 1, 1)
+    last = inverse_factor(gram[half:, half:], halvings - 1, least)
+    carried = halves.upper_times(last, gram[half:, :half], split)  # C^T
+    first = inverse_factor(gram[:half, :half] - halves.symmetric_product(carried, carried, split), halvings - 1, least)
+    across = halves.times_upper(halves.upper_times(first, carried.T, split), last, split)
+    return halves.joined(first, -across, jnp.zeros_like(across.T), last)
 
 
 def by_groups(

@@ -62,8 +62,10 @@ def _products(x: Rows | Lookup, y: Rows | Lookup) -> Products:
     if isinstance(y, Lookup):
         raise ShapeError("cross: one model looks up what the other multiplies; both must be of one program")
     if x.weights is None and x.values.dtype.itemsize < 4:
-        return Products(contract(x.values, y.values), x.tokens())  # products of 16-bit numbers are exact in float32
-    return Products(contract(x.weigh(x.wide()), y.wide()), x.tokens())
+        return Products(
+            contract(x.values, y.values, x is y), x.tokens()
+        )  # products of 16-bit numbers are exact in float32
+    return Products(contract(x.weigh(x.wide()), y.wide(), x is y), x.tokens())
 
 
 def _add(a: Products, b: Products) -> Products:

@@ -19,7 +19,10 @@ from wspace.core.errors import ShapeError
 from wspace.core.fold import Fold
 from wspace.core.transform import working_dtype
 from wspace.core.typing import Array
+from wspace.stats.halves import symmetric_product
 from wspace.stats.sharding import whole
+
+MANY = 2048  # inputs from which on halving a product saves time
 
 
 class Rows(NamedTuple):
@@ -110,8 +113,13 @@ def _turned(seen: Seen) -> Seen:
     return Seen(seen.outputs, None)
 
 
-def contract(x: Array, y: Array) -> Array:
-    """The sum over tokens of x yᵀ, f32 `[width, width]` from `[*tokens, width]`, at full precision, on every device."""
+def contract(x: Array, y: Array, symmetric: bool = False) -> Array:
+    """The sum over tokens of x yᵀ, f32 `[width, width]` from `[*tokens, width]`, at full precision, on every device.
+
+    symmetric: that the sum is: of many inputs, which lie on one device, little more than half is computed.
+    """
+    if symmetric and x.shape[-1] >= MANY and jax.typeof(x).sharding.mesh.empty:
+        return symmetric_product(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), 3)
     axes = tuple(range(x.ndim - 1))
     wide = working_dtype(x.dtype, y.dtype)
     return lax.dot_general(
