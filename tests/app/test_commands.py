@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.numpy import save_file
 
 import wspace as ws
 from wspace.app.cli import main
-from wspace.io import open_checkpoint
+from wspace.io import open_checkpoint, write_tree
 
 LEAVES = {
     "layers.0.weight": np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32),
@@ -83,6 +84,43 @@ def test_plan_reads_no_leaf_and_shows_every_one(
     rows = {line.split()[0]: line for line in out.splitlines() if line.strip().startswith(("layers", "ids"))}
     assert rows.keys() == LEAVES.keys()
     assert "magnitude" in rows["layers.0.weight"] and "keep" in rows["layers.0.bias"] and "pass" in rows["ids"]
+
+
+RUNS = {
+    "passes": "  - prune.magnitude: {sparsity: 0.5, scope: global}\n",
+    "cast": "output: {dtype: bfloat16}\n",
+    "codes": "  - quant.rtn: {bits: 4}\n    where: weight\n",
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("bare", [True, False])
+def test_what_was_predicted_is_read_and_written(
+    here: Path, name: str, bare: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wspace.app.execute import run_recipe
+    from wspace.app.load import load
+    from wspace.io import SafetensorsFile
+
+    for model in ("a", "b"):
+        write_tree(here / f"{model}2", {k: v for k, v in LEAVES.items() if k != "ids"} | {"n": np.arange(3)})
+    text = "sources: {a: ./a2, b: ./b2, base: ./a2}\nmodels: [a, b]\nbase: base\nsteps:\n"
+    (here / "r.yml").write_text(f"{text}  - merge.task_arithmetic: {{weights: [0.5, 0.5]}}\n{RUNS[name]}")
+    read, count = SafetensorsFile._read, [0]
+
+    def counting(self: SafetensorsFile, leaf: str) -> Any:
+        found = read(self, leaf)
+        count[0] += found.nbytes
+        return found
+
+    monkeypatch.setattr(SafetensorsFile, "_read", counting)
+    recipe, out = load("r.yml"), here / "out"
+    _, result = run_recipe(recipe, out, lambda label: lambda done, total, what: None, bare=bare)
+    assert result.predicted is not None and result.actual is not None
+    assert result.predicted[:3] == result.actual[:3]
+    assert result.actual.read == count[0]
+    assert result.actual.written == sum(spec.nbytes for spec in open_checkpoint(out).specs.values())
+    assert result.actual.passes == (4 if name == "passes" else 1)
 
 
 def test_methods_come_from_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:

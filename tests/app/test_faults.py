@@ -439,7 +439,8 @@ def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(l for l in lines if l.startswith("RssAnon")).split()[1]) * 1024
 import jax, wspace as ws
-from wspace.app import cli
+from wspace.app.execute import run_recipe
+from wspace.app.load import load
 jax.block_until_ready(jax.jit(lambda x: x + 1)(jax.numpy.ones(3)))
 before, peak, running = anonymous(), [0], [True]
 def watch():
@@ -447,9 +448,9 @@ def watch():
         peak[0] = max(peak[0], anonymous())
         time.sleep(0.002)
 thread = threading.Thread(target=watch); thread.start()
-code = cli.main(["run", "recipe.yml", "out", "--quiet"])
+_, result = run_recipe(load("recipe.yml"), Path("out"), lambda label: lambda done, total, what: None)
 running[0] = False; thread.join()
-print(json.dumps([code, peak[0] - before]))
+print(json.dumps([peak[0] - before, peak[0], result.predicted, result.actual]))
 """
 
 
@@ -467,6 +468,9 @@ def test_fault_37_a_model_streams_in_a_few_leaves_of_memory(here: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", MEMORY], cwd=here, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
     )
-    code, used = json.loads(done.stdout.splitlines()[-1])
-    assert code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
+    used, peak, predicted, actual = json.loads(done.stdout.splitlines()[-1])
     assert used <= 3 * leaf + 300 * 2**20, f"{used / 2**20:.0f} MiB"
+    assert predicted[:3] == actual[:3] == [3 * count * leaf, count * leaf, 1]  # two models, and one for the ledger
+    assert 0.85 < predicted[3] / peak < 1.15 and 0.95 < actual[3] / peak <= 1, (predicted, actual, peak)
+    assert predicted[4] is not None

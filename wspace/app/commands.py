@@ -38,14 +38,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     from wspace.app.execute import planned, run_recipe
     from wspace.app.records import ledger_table, scores_table
-    from wspace.app.watch import Watch
 
     recipe = arguments.recipe
     recipe = replace(recipe, allow_nonfinite=recipe.allow_nonfinite or arguments.allow_nonfinite)
     if arguments.seed is not None:
         recipe = replace(recipe, seed=arguments.seed)
     began = time.perf_counter()
-    with Watch() as watch, tracked(console) as track:
+    with tracked(console) as track:
         job, result = run_recipe(
             recipe,
             arguments.out,
@@ -64,9 +63,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     for note in result.notes:
         console.print(f"note: {escape(note)}")
     console.print(escape(planned(job).summary()))
-    if watch.peak:
-        allowed = f" of {size(arguments.memory)}" if arguments.memory else ""
-        console.print(f"memory: {size(watch.peak)}{allowed} at the peak")
+    if result.predicted and result.actual:
+        console.print(f"predicted: {result.predicted.text()}\nactual:    {result.actual.text()}")
     if result.ledger:
         before, after = (sum(getattr(r, f"bits_{when}") for r in result.ledger) / 8 for when in ("before", "after"))
         console.print(
@@ -79,13 +77,18 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _plan(arguments: argparse.Namespace, console: Console) -> int:
     from wspace.app.execute import open_recipe, planned
+    from wspace.app.forecast import forecast
     from wspace.app.records import PLAN
     from wspace.app.report import Table as Cells
 
     with tracked(console) as track:
-        table = planned(open_recipe(arguments.recipe, track, arguments.memory))
+        job = open_recipe(arguments.recipe, track, arguments.memory)
+        table = planned(job)
+        cost = forecast(job, table)
     show(console, Cells(PLAN, table.cells()), "Plan")
     console.print(escape(table.summary()))
+    said = " (seconds: an estimate from a small sample, on this machine)" if cost.seconds else ""
+    console.print(f"a run: {cost.text()}{said}")
     return 0
 
 

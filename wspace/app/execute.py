@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,16 +13,18 @@ from typing import Any, NamedTuple
 import jax
 
 from wspace.app.build import Work, merge_work, steps, work
+from wspace.app.forecast import Cost, forecast
 from wspace.app.output import TRANSFORM
 from wspace.app.recipe import Recipe
 from wspace.app.records import write_records
 from wspace.app.sources import check_out, inputs
 from wspace.app.tee import Tee, cast, resume_key
+from wspace.app.watch import Watch
 from wspace.app.weights import Weights, from_tree, opened
 from wspace.core.containers import show
 from wspace.core.errors import RecipeError, nearest, printable
 from wspace.core.implicit import Implicit, materialize
-from wspace.core.plan import Plan, tabulate
+from wspace.core.plan import Plan, Row, tabulate
 from wspace.core.run import Ready, prepare, stream, transfer
 from wspace.core.stored import facts_of, parts_of
 from wspace.core.transform import Transform
@@ -116,8 +119,20 @@ def _opened(recipe: Recipe, made: Work, sources: Mapping[str, Weights]) -> Opene
 
 
 def planned(job: Opened) -> Plan:
-    """The table of what would happen."""
-    return tabulate(job.ready)
+    """The table of what would happen; of what is written in another dtype, in that."""
+    table, dtype = tabulate(job.ready), job.recipe.output.dtype or job.dtype
+
+    def written(row: Row) -> Row:
+        floats = row.made != dtype and row.made in FLOATS
+        if dtype is None or not floats:
+            return row
+        size = row.bytes_out * jax.numpy.dtype(dtype).itemsize // jax.numpy.dtype(row.made).itemsize
+        return row._replace(made=dtype, bytes_out=size, writes=row.writes + size)
+
+    return table._replace(rows=tuple(map(written, table.rows)))
+
+
+FLOATS = ("bfloat16", "float16", "float32", "float64")
 
 
 def by_bytes(table: Plan, tell: Progress) -> Progress:
@@ -152,6 +167,8 @@ class Result:
     files: list[str] = field(default_factory=list)
     adapters: dict[str, Leaf] = field(default_factory=dict)
     resumed: int = 0
+    predicted: Cost | None = None
+    actual: Cost | None = None
 
 
 class Expanded(NamedTuple):
@@ -192,13 +209,17 @@ def run_recipe(
     read = [checkpoint for w in job.sources.values() for checkpoint in w.checkpoints]
     options: dict[str, Any] = {"shard_size": recipe.output.shard_size, "overwrite": overwrite, "inputs": read}
     options["resume"] = None if restart else resume_key(job, bare)
-    with write_folder(out, made.specs, structure=made.structure, metadata=notes, **options) as sink:
+    table = planned(job)
+    result.predicted, began = forecast(job, table, bare=bare), time.perf_counter()
+    with Watch() as watch, write_folder(out, made.specs, structure=made.structure, metadata=notes, **options) as sink:
         tee = Tee(sink, job, result, keep=recipe.evaluate is not None, bare=bare)
-        transfer(ready, tee, by_bytes(tabulate(ready), track(TRANSFORM)))
+        transfer(ready, tee, by_bytes(table, track(TRANSFORM)))
         tee.finish(ready.work)
         if recipe.evaluate is not None:
             evaluate(job, tee.kept, result, track("evaluate"))
         write_records(job, sink, result, bare=bare)
+        moved = sum(ready.work.read.values()) + tee.read, sink.moved
+    result.actual = Cost(*moved, table.passes, watch.peak, time.perf_counter() - began)
     return job, result
 
 

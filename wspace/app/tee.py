@@ -16,7 +16,7 @@ import wspace
 from wspace.app.sources import Adapter, Folder, Perturbed
 from wspace.app.weights import check_finite
 from wspace.core.align import Aligned
-from wspace.core.implicit import Implicit, dense, is_implicit
+from wspace.core.implicit import Implicit, dense, is_implicit, stored_bits
 from wspace.core.stored import parts_of
 from wspace.core.transform import narrow
 from wspace.core.typing import Index, Leaf
@@ -40,6 +40,7 @@ class Tee(dict[str, Leaf]):
         self.kept: dict[str, Leaf] = {}
         self.dtype = job.recipe.output.dtype or job.dtype
         self.done: set[str] = set()
+        self.read = 0  # bytes of the reference, for the ledger
         for fact in sink.journal.facts if sink.journal is not None else ():
             if "done" in fact and sink.done.issuperset(fact["parts"]):
                 self.done.add(fact["done"])
@@ -73,7 +74,11 @@ class Tee(dict[str, Leaf]):
 
     def _enter(self, name: str, parts: list[str], leaf: Leaf) -> None:
         """A leaf that is whole: into the ledger and the journal."""
-        entry = None if self.bare else compare(name, self.job.reference.source[name], leaf)
+        entry = None
+        if not self.bare:
+            reference = self.job.reference.source[name]
+            self.read += stored_bits(reference) // 8
+            entry = compare(name, reference, leaf)
         self.result.ledger += [] if entry is None else [entry]
         if self.sink.journal is not None:
             self.sink.journal.add({"done": name, "parts": parts, "entry": entry and entry._asdict()})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from wspace.core.axes import Axes
 from wspace.core.containers import as_params, is_weight, show
 from wspace.core.errors import SHOWN, SideTreeError, TreeMismatch, listed
-from wspace.core.implicit import Implicit
+from wspace.core.implicit import Implicit, stored_bits
 from wspace.core.select import Spec
 from wspace.core.transform import Steps, Transform
 from wspace.core.typing import Index, Leaf, Path, Tree
@@ -86,6 +87,16 @@ class Aligned:
     specs: dict[Path, Spec]
     sides: dict[str, Any]
     steps: Steps
+    read: Counter[str] = field(default_factory=Counter)  # bytes of each leaf that were read so far, of all trees
+
+    def given(self, path: Path) -> Given:
+        """A leaf of every tree, and its entries of side trees, read."""
+        return self._counted(path, (tuple(source[path] for source in self.sources), self.side(path)))
+
+    def _counted(self, path: Path, given: Given) -> Given:
+        leaves, sides = given
+        self.read[show(path)] += (sum(map(stored_bits, leaves)) + stored_bits(sides)) // 8
+        return given
 
     def side(self, path: Path, read: bool = True) -> dict[str, Any]:
         """One leaf's share of every side tree: a value, or a tuple with one a tree; shapes only if not read."""
@@ -94,7 +105,7 @@ class Aligned:
     def part(self, path: Path, index: Index) -> Given:
         """The same part of a leaf of every tree, and of its entries of side trees."""
         sides = {name: _entry(side, path, index=index) for name, side in self.sides.items()}
-        return tuple(source.part(path, index) for source in self.sources), sides
+        return self._counted(path, (tuple(source.part(path, index) for source in self.sources), sides))
 
     def files(self, path: Path) -> Iterator[ByPath]:
         """Every source and side tree that is read for a leaf."""
@@ -103,9 +114,9 @@ class Aligned:
 
     def passing(self, path: Path) -> Leaf:
         """A leaf that no transform touches, once every tree agrees on it."""
-        first, *others = (source[path] for source in self.sources)
-        base = self.sides.get("base")
-        for k, other in enumerate([*others, *([base[path]] if isinstance(base, Mapping) and path in base else [])]):
+        (first, *others), sides = self.given(path)
+        base = sides.get("base")
+        for k, other in enumerate([*others, *([] if base is None else [base])]):
             if not _same(first, other):
                 raise TreeMismatch(
                     f"{show(path)} is no floating array, so it passes through unchanged, but tree 1 and tree {k + 2} "

@@ -22,7 +22,8 @@ from wspace.core.implicit import bit_width, stored_bits
 from wspace.core.typing import Index, Path
 
 PART = 2**24  # entries of a part at most
-RESERVE = 80 << 20  # what a run takes beside whole leaves: compiled programs, blocks, buffers
+PROGRAMS = 32 << 20  # what a run takes beside whole leaves, as a rule: compiled programs, blocks, buffers
+RESERVE = 80 << 20  # the same at most
 FUSED = ENTRYWISE | frozenset({"broadcast_in_dim", "iota", "reshape", "squeeze", "expand_dims"})
 REDUCES = frozenset("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin".split())
 

@@ -10,6 +10,7 @@ import jax
 from wspace.core.axes import Axes
 from wspace.core.containers import as_params, show
 from wspace.core.implicit import stored_bits
+from wspace.core.memory import Held
 from wspace.core.run import Ready, prepare
 from wspace.core.sizes import size
 from wspace.core.table import html, text
@@ -27,10 +28,16 @@ class Row(NamedTuple):
     made: str  # dtype of an array, or the name of the Implicit node
     bytes_in: int  # of all trees and side trees together
     bytes_out: int
+    holds: int = 0  # anonymous memory while it is computed; of a leaf that goes through in parts, of one of them
+    writes: int = 0  # the same while it is written
 
 
 class Plan(NamedTuple):
-    """A table of leaves and the totals. `peak` is bytes held at once when streaming: inputs and output of one leaf."""
+    """A table of leaves and the totals.
+
+    peak: bytes of anonymous memory that streaming takes at most at once: one leaf's result and what lies between, while
+      the result before it is written. Leaves that are mapped from files take none.
+    """
 
     name: str
     passes: int
@@ -47,7 +54,8 @@ class Plan(NamedTuple):
 
     @property
     def peak(self) -> int:
-        return max((r.bytes_in + r.bytes_out for r in self.rows), default=0)
+        last = (0, *(r.writes for r in self.rows))
+        return max((r.holds + written for r, written in zip(self.rows, last, strict=False)), default=0)
 
     def summary(self) -> str:
         return (
@@ -85,14 +93,14 @@ def plan(t: Transform, *trees: Tree, key: Array | None = None, axes: Axes | None
       >>> import jax, wspace as ws
       >>> w = {"kernel": jax.ShapeDtypeStruct((1024, 1024), "float32")}
       >>> print(plan(ws.prune.magnitude(0.5), w).summary())
-      magnitude: 1 leaves, scope leaf, 1 pass, reads 4.0 MiB, writes 4.0 MiB, holds 8.0 MiB at once
+      magnitude: 1 leaves, scope leaf, 1 pass, reads 4.0 MiB, writes 4.0 MiB, holds 5.0 MiB at once
 
     Raises:
       everything that running it would raise before its first read.
     """
     sources: list[Mapping[Any, Any]] = [x if is_lazy(x) else as_params(x).leaves for x in trees]
     key = jax.random.key(0) if key is None and "key" in t.needs else key
-    return tabulate(prepare(t, sources, key=key, axes=axes, sides=sides))
+    return tabulate(prepare(t, sources, key=key, axes=axes, sides=sides, weigh=True))
 
 
 def tabulate(ready: Ready) -> Plan:
@@ -108,7 +116,10 @@ def tabulate(ready: Ready) -> Plan:
             return Row(show(path), (), shape, dtype, dtype, given, -(-stored_bits(leaf) // 8))
         out = made[path]
         kind = str(out.dtype) if type(out).__name__ == "ShapeDtypeStruct" else type(out).__name__
-        return Row(spec.path, work.steps[path], spec.shape, str(spec.dtype), kind, given, -(-stored_bits(out) // 8))
+        cost, parts = ready.costs.get(path, Held()), ready.cuts.get(path, 1)
+        holds = max(cost.lift, cost.whole // parts) + sum(source.reading(path) for source in work.files(path))
+        sizes = given, -(-stored_bits(out) // 8), holds, cost.made // parts
+        return Row(spec.path, work.steps[path], spec.shape, str(spec.dtype), kind, *sizes)
 
     return Plan(t.name, t.passes, t.scope, tuple(row(path) for path in work.names))
 

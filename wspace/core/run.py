@@ -150,7 +150,7 @@ def transfer(ready: Ready, sink: MutableMapping[Any, Leaf], progress: Progress |
     total, done = t.passes * len(work.specs), 0
 
     def read(path: Path) -> Given:
-        return tuple(source[path] for source in work.sources), work.side(path)
+        return work.given(path)
 
     def write(path: Path, leaf: Leaf, index: Index | None) -> None:
         if index is None:

@@ -47,6 +47,7 @@ class FolderSink:
       record: JSON-ready facts for the manifest, such as the recipe and the digests of the inputs.
       done: leaves that a killed run left whole; they are not written again.
       journal: what is whole so far, if the write can be resumed.
+      moved: bytes of leaves written so far, by this process.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class FolderSink:
         self._structure = structure
         self._processes = processes
         self._where = {name: file for file, layout in files.items() for name in layout.entries}
+        self.moved = 0
         self._written: Counter[str] = Counter()  # bytes of each leaf
         self._digests: dict[str, str] = {}
         self._hashing: dict[str, tuple[int, Any]] = {}  # leaves of which the first bytes are there, in order
@@ -144,6 +146,7 @@ class FolderSink:
         finally:
             os.close(handle)
         self._written[name] += count
+        self.moved += count
         if self._written[name] > nbytes:
             raise TreeMismatch(f"parts of leaf '{printable(name)}' overlap; each part is written once")
         if digest is not None and hashed == nbytes:

@@ -1,0 +1,151 @@
+"""What a run will cost, told beforehand; and beside it, afterwards, what it did cost.
+
+Bytes and memory follow from shapes and programs. Seconds are an estimate: some numbers of the largest leaf's kind are
+written, read and transformed here and now, and the rest is multiplied out.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from wspace.app.weights import check_finite
+from wspace.core.implicit import Implicit
+from wspace.core.memory import PROGRAMS, anonymous
+from wspace.core.plan import Plan
+from wspace.core.run import stream
+from wspace.core.sizes import size
+from wspace.core.typing import Path as Keys
+from wspace.io import write_folder
+from wspace.measure import compare
+
+if TYPE_CHECKING:
+    from wspace.app.execute import Opened
+
+SAMPLE = 2**21  # entries that are timed
+KEPT = 2**25  # bytes of an array up to which the C library keeps its memory once it is freed
+TIMED = 2**28  # bytes to move from which on it is worth it
+
+
+class Cost(NamedTuple):
+    """Bytes of leaves read (of all models, in all passes) and written, passes, bytes of memory, seconds.
+
+    memory: anonymous, of the process; 0 where no system says. seconds: None if they were not estimated.
+    """
+
+    read: int
+    written: int
+    passes: int
+    memory: int
+    seconds: float | None
+
+    def text(self) -> str:
+        """One line."""
+        memory = f", {size(self.memory)} of memory" if self.memory else ""
+        seconds = "" if self.seconds is None else f", {self.seconds:.1f} s"
+        passes = f"{self.passes} pass{'es' * (self.passes > 1)}"
+        return f"{size(self.read)} read in {passes}, {size(self.written)} written{memory}{seconds}"
+
+
+def forecast(job: Opened, table: Plan, *, bare: bool = False) -> Cost:
+    """What a run will cost; seconds for large models only."""
+    taken = anonymous()
+    kept = max((row.writes for row in table.rows if row.writes <= KEPT), default=0)
+    memory = taken + PROGRAMS + table.peak + kept if taken else 0
+    ledger = 0 if bare else sum(map(_stored, job.reference.specs.values()))  # it reads the reference once more
+    moved = table.bytes_read + ledger, table.bytes_written
+    return Cost(*moved, table.passes, memory, _seconds(job, table, bare) if sum(moved) > TIMED else None)
+
+
+def _stored(spec: Any) -> int:
+    return spec.stored_bits() // 8 if isinstance(spec, Implicit) else int(spec.nbytes)
+
+
+def _seconds(job: Opened, table: Plan, bare: bool) -> float | None:
+    """Reading and computing, and writing behind it, of every leaf as of the sample; the longer of the two."""
+    specs = job.ready.work.specs
+    path = max(specs, key=lambda path: math.prod(specs[path].shape), default=None)
+    if path is None or math.prod(specs[path].shape) == 0:
+        return None
+    sample, row = _Sample(job, path), next(row for row in table.rows if row.path == specs[path].path)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            written = _timed(lambda: sample.write(Path(folder) / "sample")) * table.bytes_written / sample.bytes
+        if not job.recipe.allow_nonfinite:
+            written += _timed(sample.check) * table.bytes_written / sample.bytes
+        if not bare:
+            written += _timed(sample.enter) * table.bytes_written / sample.bytes
+        share = sum(r.bytes_in for r in table.rows) / max(1, row.bytes_in) * math.prod(row.shape) / sample.entries
+        sample.run()  # compiles
+        computed = _timed(sample.run) * share
+    except (ValueError, TypeError):  # a transform that does not run on the sample: then nothing is claimed
+        return None
+    return max(computed, written) + sample.compiled
+
+
+def _timed(run: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+class _Sample:
+    """The first rows of a leaf's shape, filled with random numbers, in every model and side tree."""
+
+    def __init__(self, job: Opened, path: Keys) -> None:
+        work, self.job = job.ready.work, job
+        self.name = work.names[path]
+        self.shape = work.specs[path].shape
+        rng = np.random.default_rng(0)
+        axis = next((k for k, n in enumerate(self.shape) if n > 1), 0)
+        rows = max(1, SAMPLE * self.shape[axis] // math.prod(self.shape))
+        self.small = (*self.shape[:axis], min(rows, self.shape[axis]), *self.shape[axis + 1 :])
+        self.entries, self.compiled = math.prod(self.small), 0.0
+
+        def drawn(leaf: Any) -> Any:
+            if isinstance(leaf, tuple):
+                return tuple(map(drawn, leaf))
+            if leaf is None or isinstance(leaf, Implicit):
+                raise ValueError("no array")
+            shape = self.small if leaf.shape == self.shape else leaf.shape
+            return rng.standard_normal(shape, np.float32).astype(leaf.dtype)
+
+        self.drawn = drawn
+        given = tuple(source.abstract(path) for source in work.sources), work.side(path, read=False)
+        self.given = given
+        self.leaf = rng.standard_normal(self.small, np.float32).astype(work.specs[path].dtype)
+        self.bytes = self.leaf.nbytes
+        self.trees: Any = None
+
+    def run(self) -> None:
+        t, began = self.job.work.transform, time.perf_counter()
+        first = self.trees is None
+        if first:
+            leaves, sides = self.given
+            self.trees = [{self.name: self.drawn(x)} for x in leaves]
+            self.sides = {name: _beside(self.name, self.drawn(x)) for name, x in sides.items()}
+        out: dict[Any, Any] = {}
+        stream(t, self.trees, out, key=self.job.key(t), **self.sides)
+        jax.block_until_ready(list(out.values()))
+        self.compiled += time.perf_counter() - began if first else 0
+
+    def write(self, folder: Path) -> None:
+        with write_folder(folder, {"w": self.leaf}) as sink:
+            sink["w"] = self.leaf
+
+    def check(self) -> None:
+        check_finite(self.leaf, "w", "sample")
+
+    def enter(self) -> None:
+        compare("w", self.leaf, self.leaf[::-1])
+
+
+def _beside(name: Any, drawn: Any) -> Any:
+    return tuple({name: x} for x in drawn) if isinstance(drawn, tuple) else {name: drawn}
