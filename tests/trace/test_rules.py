@@ -263,6 +263,10 @@ OPS: list[Callable[[Any, Any], Any]] = [
     lambda h, w: sum(h.reshape(2, 3, 4)[:, k] * w[k, :4] for k in range(3)) @ w[:4],
     lambda h, w: h * lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + 1e-3),
     lambda h, w: h @ w[:, :4] @ w[:, 4:8].T - h,
+    lambda h, w: lax.fori_loop(0, 12, lambda i, c: jnp.sin(c + w[i][None]), h),
+    lambda h, w: lax.fori_loop(
+        0, 3, lambda i, c: c + jnp.sin(c @ w.reshape(3, 4, 12)[i].T) @ w.reshape(3, 4, 12)[i], h
+    ),
 ]
 
 

@@ -45,19 +45,21 @@ def dependencies(
         allowed[key] = frozenset.intersection(
             *(_beside(ops[act.op], act, layers.along(key, act), seen) for act in mine)
         )
-    checked: set[int] = set()
+    checked: set[tuple[int, tuple[Node, ...]]] = set()
     for op in ops:
         turns = [_everywhere(_strips(turn, seen)) for turn in op.loops]
         for v in (*op.ins, *op.outs):
-            if v.uid not in checked:
-                checked.add(v.uid)
+            if (v.uid, op.loops) not in checked:
+                checked.add((v.uid, op.loops))
                 for k, cell, twice in _ambiguous([_strips(n, seen) for n in v.axes], turns):
                     for key in by_value(v, k, cell):
                         allowed[key] = allowed.get(key, frozenset()) - twice
     for v, turn in still:
-        for k, node in enumerate(v.axes):
-            for key in (key for cell in cells(node) for key in by_value(v, k, cell)):
-                allowed[key] = allowed.get(key, frozenset()) - {c.atom for c in cells(turn)}
+        index = {c.atom for c in cells(turn)}
+        if index.isdisjoint(c.atom for node in v.axes for c in cells(node)):  # else it has the index itself
+            for k, node in enumerate(v.axes):
+                for key in (key for cell in cells(node) for key in by_value(v, k, cell)):
+                    allowed[key] = allowed.get(key, frozenset()) - index
     return allowed
 
 

@@ -22,7 +22,13 @@ def elementwise(walk: Walk, eqn: Eqn, ins: list[Value]) -> list[Value]:
         made += labels((first, dict.fromkeys([*have, n], k)))
     name = eqn.primitive.name
     zero = (name in KEEP_ZERO and all(v.zero for v in ins)) or (name == "mul" and any(v.zero for v in ins))
+    zero = zero or _negative(name, ins)
     return walk.record(eqn, ins, [walk.value(axes, _names(name, ins), zero)], made)
+
+
+def _negative(name: str, ins: Sequence[Value]) -> bool:
+    """Whether an index is asked if it counts from the end: a coordinate never does."""
+    return name == "lt" and ins[0].names is not None and ins[1].zero
 
 
 def _names(name: str, ins: Sequence[Value]) -> Node | None:
@@ -30,6 +36,10 @@ def _names(name: str, ins: Sequence[Value]) -> Node | None:
     tags = [v.names for v in ins if v.names is not None]
     if name in ("convert_element_type", "copy", "stop_gradient") and tags:
         return tags[0]
+    if name == "select_n" and ins[0].zero:
+        return ins[1].names
+    if _negative(name, ins):
+        return None
     if name in ("eq", "ne") and len(tags) == 2 and tags[0].size == tags[1].size:
         unify(*tags)
     else:

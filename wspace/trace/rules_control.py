@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from wspace.trace.terms import Node, pin, unify
+from collections.abc import Mapping
+from typing import Any
+
+from wspace.trace.terms import Node, find, pin, unify
 from wspace.trace.walk import Eqn, Label, Place, Rule, Value, Walk, scan_operands
 
 
@@ -35,7 +38,8 @@ def scan(walk: Walk, eqn: Eqn, ins: list[Value]) -> list[Value]:
     for x in ins[m:]:
         unify(turn, x.axes[0])
     carry = [walk.same([v])._replace(zero=False) for v in ins[n:m]]
-    slices = [_turn(walk, turn, x, walk.value(x.axes[1:], zero=x.zero), 1) for x in ins[m:]]
+    carry = [v._replace(names=turn) if k in _counters(p, ins[n:m], n) else v for k, v in enumerate(carry)]
+    slices = [_turn(walk, turn, x, walk.value(x.axes[1:], _number(turn, x), x.zero), 1) for x in ins[m:]]
     consts = [walk.same([v]) for v in ins[:n]]
     walk.still += [(v, turn) for v in (*consts, *carry)]
     walk.loops += (turn,)
@@ -48,6 +52,25 @@ def scan(walk: Walk, eqn: Eqn, ins: list[Value]) -> list[Value]:
             pin(y.names, "position")
         stacks.append(_turn(walk, turn, y, walk.value((turn, *y.axes), zero=y.zero), -1))
     return [*ends, *stacks]
+
+
+def _counters(params: Mapping[str, Any], start: list[Value], consts: int) -> set[int]:
+    """What goes round and is the turn's number: from 0, one more each turn, as `fori_loop` has it."""
+    body = getattr(params["jaxpr"], "jaxpr", params["jaxpr"])
+    made = {eqn.outvars[0]: eqn for eqn in body.eqns if eqn.primitive.name == "add"}
+
+    def counts(k: int) -> bool:
+        eqn = made.get(body.outvars[k]) if not hasattr(body.outvars[k], "val") else None
+        sides = [] if eqn is None or start[k].shape else eqn.invars
+        ones = [v for v in sides if hasattr(v, "val") and v.val == 1]
+        return len(ones) == 1 and any(v is body.invars[consts + k] for v in sides)
+
+    return set() if params["reverse"] else {k for k, v in enumerate(start) if v.zero and counts(k)}
+
+
+def _number(turn: Node, x: Value) -> Node | None:
+    """The turns, if what is scanned are their numbers."""
+    return turn if x.names is not None and find(x.names) is find(turn) else None
 
 
 def _turn(walk: Walk, turn: Node, v: Value, out: Value, step: int) -> Value:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from wspace.trace.terms import Node, carve, cut, factors, pin, product, total, unify
+from wspace.trace.terms import Node, carve, cut, factors, find, pin, product, total, unify
 from wspace.trace.walk import Eqn, Label, Place, Rule, Value, Walk, labels
 
 
@@ -205,10 +205,26 @@ def cumulative(walk: Walk, eqn: Eqn, ins: list[Value]) -> list[Value]:
 
 
 def dynamic_slice(walk: Walk, eqn: Eqn, ins: list[Value]) -> list[Value]:
-    """Axes taken whole pass, the others are pinned."""
+    """Axes taken whole pass, the others are pinned; but a stack of which each turn of a loop takes its own entry."""
     sizes = eqn.params["slice_sizes"]
     moved = {k for k, (n, s) in enumerate(zip(ins[0].axes, sizes, strict=True)) if n.size != s}
+    for k in moved if len(moved) == 1 else ():
+        turn, loops = ins[1 + k].names, [find(loop) for loop in walk.loops]
+        if turn is not None and find(turn) in loops and sizes[k] == 1 and turn.size == ins[0].axes[k].size:
+            return _of_turn(walk, ins[0], k, turn)
     return _elsewhere(walk, eqn, ins, moved, "dynamic slice", dict(enumerate(sizes)))
+
+
+def _of_turn(walk: Walk, x: Value, axis: int, turn: Node) -> list[Value]:
+    """As if the stack were scanned: the slice is taken before the turn."""
+    unify(turn, x.axes[axis])
+    out = walk.value([Node(1) if k == axis else node for k, node in enumerate(x.axes)], zero=x.zero)
+    made = [Label(turn, {0: Place(axis), 1: None})]
+    made += labels(*((node, {0: k, 1: k}) for k, node in enumerate(x.axes) if k != axis))
+    around, walk.loops = walk.loops, tuple(loop for loop in walk.loops if find(loop) is not find(turn))
+    walk.record("turn", [x], [out], made)
+    walk.loops = around
+    return [out]
 
 
 def dynamic_update_slice(walk: Walk, eqn: Eqn, ins: list[Value]) -> list[Value]:
