@@ -87,6 +87,10 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
         "--bare", action="store_true", help="no ledger, no report, no digests of the inputs: less CPU time"
     )
     run.add_argument("--restart", action="store_true", help="don't go on from what a killed run of this recipe left")
+    run.add_argument(
+        "--distributed", metavar="auto|K/N@HOST:PORT",
+        help="one of many processes that run this line: auto on TPU pods, SLURM, Open MPI and GKE, else process K of N",
+    )  # fmt: skip
     run.add_argument("--seed", type=_seed, metavar="N", help="seed of all that is random (default: the recipe's)")
     _recipe_arguments(command("plan", "Show what a recipe would do and cost, without doing it.", _with_recipe))
 
@@ -145,12 +149,25 @@ def _recipe_arguments(command: Parser) -> None:
         help="anonymous memory that the process may take, such as 4GiB; leaves that don't fit go through in parts",
     )
     command.add_argument(
+        "--mesh",
+        metavar="NAME=SIZE,...",
+        help="spread every leaf over devices, as data=2,model=4; in memory, and --bare",
+    )
+    command.add_argument(
+        "--shard", metavar="PATTERN=AXES", action="append", default=[],
+        help="how leaves whose path the pattern finds lie on the mesh, one entry an axis: a name, two joined by +, or "
+        "- for none, as 'embed=model,-'; the first rule counts (default: every axis of the mesh, the largest first, "
+        "splits the longest axis of a leaf that it divides, so that scalars lie everywhere)",
+    )  # fmt: skip
+    command.add_argument(
         "--mismatch", choices=("refuse", "intersect", "base", "pad"),
         help="what becomes of leaves that not all models have in one shape (default: the recipe's, else refuse)",
     )  # fmt: skip
 
 
 def _with_recipe(arguments: argparse.Namespace) -> int:
+    if arguments.mesh is not None or arguments.shard or getattr(arguments, "distributed", None):
+        _spread(arguments)
     from wspace.app.load import load
     from wspace.app.recipe import check_mismatch
     from wspace.app.sources import check_out, inputs
@@ -162,6 +179,20 @@ def _with_recipe(arguments: argparse.Namespace) -> int:
     if arguments.command == "run":
         check_out(arguments.out, inputs(arguments.recipe.sources), overwrite=arguments.overwrite)
     return _plain(arguments)
+
+
+def _spread(arguments: argparse.Namespace) -> None:
+    """`mesh` becomes a Spread; the other processes are met before anything asks for devices."""
+    from wspace.app.mesh import join, spread
+
+    if arguments.mesh is None or arguments.memory is not None:
+        raise WspaceError("--shard and --distributed go with --mesh, which runs in memory: no --memory beside it")
+    arguments.mesh = spread(arguments.mesh, arguments.shard)
+    if getattr(arguments, "distributed", None):
+        join(arguments.distributed)
+        from jax import process_index
+
+        arguments.quiet = arguments.quiet or process_index() > 0
 
 
 def _plain(arguments: argparse.Namespace) -> int:

@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     from wspace.app.execute import planned, run_recipe
+    from wspace.app.mesh import per_device
     from wspace.app.records import ledger_table, scores_table
 
     recipe = arguments.recipe
@@ -53,6 +54,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
             bare=arguments.bare,
             memory=arguments.memory,
             restart=arguments.restart,
+            spread=arguments.mesh,
         )
     if result.scores:
         show(console, scores_table(result), "Scores")
@@ -70,7 +72,9 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         console.print(
             f"weights: {size(before)} before, {size(after)} after ({before / max(after, 1):.2f} times smaller)"
         )
-    report = "" if arguments.bare else f" (open {arguments.out}/report.html)"
+    if arguments.mesh is not None:
+        console.print(escape(per_device(job, arguments.mesh)))
+    report = "" if arguments.bare or arguments.mesh is not None else f" (open {arguments.out}/report.html)"
     console.print(f"done in {time.perf_counter() - began:.1f} s: [bold]{arguments.out}[/]{report}")
     return 0
 
@@ -78,6 +82,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 def _plan(arguments: argparse.Namespace, console: Console) -> int:
     from wspace.app.execute import open_recipe, planned
     from wspace.app.forecast import forecast
+    from wspace.app.mesh import per_device
     from wspace.app.records import PLAN
     from wspace.app.report import Table as Cells
 
@@ -89,6 +94,8 @@ def _plan(arguments: argparse.Namespace, console: Console) -> int:
     console.print(escape(table.summary()))
     said = " (seconds: an estimate from a small sample, on this machine)" if cost.seconds else ""
     console.print(f"a run: {cost.text()}{said}")
+    if arguments.mesh is not None:
+        console.print(escape(per_device(job, arguments.mesh)))
     return 0
 
 

@@ -14,6 +14,7 @@ import jax
 
 from wspace.app.build import Work, merge_work, steps, work
 from wspace.app.forecast import Cost, forecast
+from wspace.app.mesh import Spread, run_spread
 from wspace.app.output import TRANSFORM
 from wspace.app.recipe import Recipe
 from wspace.app.records import write_records
@@ -188,12 +189,14 @@ def run_recipe(
     bare: bool = False,
     memory: int | None = None,
     restart: bool = False,
+    spread: Spread | None = None,
 ) -> tuple[Opened, Result]:
     """Run a recipe into a folder: complete when this returns, absent if it raises.
 
     bare: the weights and what belongs to them, but no ledger, report or digests of the inputs.
     memory: bytes of anonymous memory that the process may take; leaves that don't fit go through in parts.
     restart: don't go on from what a killed run of the same recipe on the same inputs left.
+    spread: over which devices; then bare, and in memory.
     """
     check_out(out, inputs(recipe.sources), overwrite=overwrite)
     job = open_recipe(recipe, track, memory)
@@ -208,10 +211,14 @@ def run_recipe(
     notes |= {NODES: json.dumps(made.nodes, sort_keys=True)} if made.nodes else {}
     read = [checkpoint for w in job.sources.values() for checkpoint in w.checkpoints]
     options: dict[str, Any] = {"shard_size": recipe.output.shard_size, "overwrite": overwrite, "inputs": read}
+    options["metadata"] = notes
+    if spread is not None:
+        run_spread(job, out, made, options, result, spread, by_bytes(tabulate(ready), track(TRANSFORM)))
+        return job, result
     options["resume"] = None if restart else resume_key(job, bare)
     table = planned(job)
     result.predicted, began = forecast(job, table, bare=bare), time.perf_counter()
-    with Watch() as watch, write_folder(out, made.specs, structure=made.structure, metadata=notes, **options) as sink:
+    with Watch() as watch, write_folder(out, made.specs, structure=made.structure, **options) as sink:
         tee = Tee(sink, job, result, keep=recipe.evaluate is not None, bare=bare)
         transfer(ready, tee, by_bytes(table, track(TRANSFORM)))
         tee.finish(ready.work)

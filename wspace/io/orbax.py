@@ -23,6 +23,7 @@ from wspace.io.dtypes import BYTE, Spec, array_of, restored, sha256, spec_of, st
 from wspace.io.header import LONGEST, notes_of, parse_json, stamp
 from wspace.io.manifest import Manifest, digests_of, files_in, read_manifest, write_manifest
 from wspace.io.names import Structure, checked_structure, flatten_names, nest_names
+from wspace.io.placed import placed_leaves
 from wspace.io.processes import ALONE, Processes, processes_of
 from wspace.io.source import Checkpoint
 from wspace.io.stage import staged
@@ -211,7 +212,7 @@ def _digests_of_split(folder: Path, split: Mapping[str, Any], crew: Processes) -
         return {}
     with crew.all_well():
         again = OrbaxCheckpoint(folder)
-        found = again.placed({name: leaf.sharding for name, leaf in split.items()})
+        found = placed_leaves(again, {name: leaf.sharding for name, leaf in split.items()})
         _refuse_other(folder, [name for name, leaf in split.items() if not _same_shards(leaf, found[name])])
     with crew.all_well():
         mine = {name: sha256(stored(again[name])) for name in list(split)[crew.index :: crew.count]}

@@ -47,25 +47,27 @@ def placed_leaves(source: Any, shardings: Mapping[str, Any]) -> dict[str, Any]:
 
 def tree_placed(tree: Any, sharding: Any) -> Any:
     """A tree of host arrays and nodes on a mesh; each process copies its own parts."""
-    import jax
-
     from wspace.core.containers import as_params
-    from wspace.core.implicit import Implicit
-    from wspace.core.placement import fitted, placed
+    from wspace.core.placement import placed
 
     params = as_params(tree)
     where = placed(sharding, params.leaves)
+    return params.rebuild({path: put(x, where[path]) for path, x in params.leaves.items()})
 
-    def put(x: Any, to: Any) -> Any:
+
+def put(leaf: Any, where: Any) -> Any:
+    """A leaf that is on the host, or the parts of a node, in a sharding."""
+    import jax
+
+    from wspace.core.implicit import Implicit
+    from wspace.core.placement import fitted
+
+    def one(x: Any) -> Any:
+        to = fitted(where, leaf.ndim, np.shape(x)) if isinstance(leaf, Implicit) else where
         return jax.make_array_from_callback(np.shape(x), to, lambda index: np.asarray(x)[index])
 
-    def leaf(path: Any, x: Any) -> Any:
-        if not isinstance(x, Implicit):
-            return put(x, where[path])
-        return jax.tree.map(lambda part: put(part, fitted(where[path], x.ndim, tuple(part.shape))), x)
-
-    with _wide(params.leaves.values()):
-        return params.rebuild({path: leaf(path, x) for path, x in params.leaves.items()})
+    with _wide(jax.tree.leaves(leaf)):
+        return jax.tree.map(one, leaf)
 
 
 def _wide(leaves: Iterable[Any]) -> contextlib.AbstractContextManager[Any]:
