@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import wspace as ws
-from wspace.core import blocks
+from wspace.core import blocks, buffers
 from wspace.core.blocks import blockwise
 from wspace.stats import quantile
 
@@ -98,3 +98,36 @@ def test_a_stream_of_files_goes_through_blocks() -> None:
     out: dict[str, Any] = {}
     ws.stream(ws.merge.ties(density=0.3), [a, b], out, base=base)
     assert isinstance(out["w"], np.ndarray) and out["w"].dtype == ml_dtypes.bfloat16
+
+
+def test_programs_that_differ_inside_a_function_are_not_taken_for_one_another() -> None:
+    x = leaf()
+    for choose in (jnp.maximum, jnp.minimum):
+        inside = jax.jit(lambda a, choose=choose: choose(a, a * 2) * a)
+        found = blockwise(lambda xs, inside=inside: inside(xs[0]), (x,))
+        np.testing.assert_array_equal(np.asarray(found), inside(x))
+
+
+def test_memory_is_used_again_only_when_nothing_refers_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffers, "SMALLEST", 0)
+    monkeypatch.setattr(buffers, "_FREE", {})
+    first = buffers.empty(100, np.float32)
+    first[:] = 1
+    view, shared = first[10:].reshape(9, 10), jnp.asarray(first)
+    del first
+    second = buffers.empty(100, np.float32)
+    second[:] = 2
+    assert view.max() == 1 and shared.max() == 1 and not buffers._FREE
+    address = second.ctypes.data
+    del second
+    assert len(buffers._FREE) == 1
+    third = buffers.empty(90, np.float32)
+    assert third.ctypes.data == address and address % buffers.ALIGNED == 0
+
+
+def test_blocks_begin_where_nothing_has_to_be_copied() -> None:
+    memory = np.zeros(1000, np.float32)
+    ahead = next(k for k in range(1, 17) if memory[k:].ctypes.data % buffers.ALIGNED == 0)
+    assert blocks._starts(100, memory[ahead:]) == [*range(0, 84, 16), 84]
+    starts = blocks._starts(100, memory[ahead + 10 :])
+    assert starts == [0, *range(6, 84, 16), 84]

@@ -9,7 +9,6 @@ compiled for one shape whatever the leaves' shapes are. The result is that of th
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,6 +17,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
+from wspace.core.buffers import ALIGNED, empty
 from wspace.core.typing import Leaf
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -103,8 +103,6 @@ class Program:
         self.text: list[Hashable] = []
         self.count = self.arrays = arrays
         self.result = 0
-        words = (f"[{','.join(map(str, shape))}]", str(shape))
-        self.pattern = re.compile("|".join(map(re.escape, words)))
 
     def new(self, aval: Any, value: Any = None) -> int:
         number, self.count = self.count, self.count + 1
@@ -142,8 +140,8 @@ class Program:
             makes = tuple(self.new(v.aval) for v in eqn.outvars)
             numbers |= dict(zip(eqn.outvars, makes, strict=True))
             self.steps.append(_Step(eqn, tuple(takes), makes))
-            words = self.pattern.sub("[*]", str(eqn.params))
-            self.text.append((eqn.primitive.name, tuple(takes), tuple(str(v.aval.dtype) for v in eqn.invars), words))
+            dtypes = tuple(v.aval.dtype for v in eqn.invars)
+            self.text.append((tuple(takes), dtypes, _words(eqn, self.shape)))
         return [number(v) for v in jaxpr.outvars]
 
     @property
@@ -195,8 +193,8 @@ class Program:
             _KNOWN[known] = _parts(wanted, [s for s in self.steps if s.makes and s.makes[0] in lazy], set(whole), self)
         parts = _KNOWN[known]
         size = next(iter(whole.values())).size
-        out = np.empty(size, self.whole[wanted])
-        for start in [*range(0, size - BLOCK, BLOCK), size - BLOCK]:  # the last one overlaps: all have one shape
+        out = empty(size, self.whole[wanted])
+        for start in _starts(size, whole[0]):
             values: dict[int, Any] = {}
             for fn, takes, makes in parts:
                 given = (
@@ -206,6 +204,14 @@ class Program:
                 values |= zip(makes, fn(*given), strict=True)
             out[start : start + BLOCK] = values[wanted]
         return out
+
+
+def _starts(size: int, array: np.ndarray[Any, Any]) -> list[int]:
+    """Where blocks begin. The last one overlaps, so that all have one shape; the first one too, if what lies in a file
+    does not begin where jax can read without a copy."""
+    ahead, itemsize = -array.ctypes.data % ALIGNED, array.itemsize
+    first = 0 if ahead % itemsize else ahead // itemsize
+    return sorted({0, *range(first, size - BLOCK, BLOCK), size - BLOCK})
 
 
 _KNOWN: dict[Hashable, list[tuple[Any, tuple[int, ...], tuple[int, ...]]]] = {}
@@ -275,6 +281,28 @@ def _apply(eqn: Any, given: Sequence[Any], shape: Any = None, block: tuple[int, 
         return [jnp.broadcast_to(given[0], block)]
     out = eqn.primitive.bind(*given, **eqn.params)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def _words(eqn: Any, shape: tuple[int, ...]) -> Hashable:
+    """What an operation does, equal for leaves of another shape. (A program's own text costs as much as its run.)"""
+    name, inner = eqn.params.get("name"), _inside(eqn)
+    if inner is None:
+        params = tuple((k, "*" if v == shape else str(v)) for k, v in eqn.params.items())
+        return eqn.primitive.name, params
+    if name in HOST:
+        return eqn.primitive.name, name
+    numbers = {v: n for n, v in enumerate([*inner.jaxpr.constvars, *inner.jaxpr.invars])}
+    words: list[Hashable] = [str(c) for c in inner.consts]
+    for e in inner.jaxpr.eqns:
+        takes = tuple(
+            (str(a.val), a.aval.dtype) if isinstance(a, jex.Literal) else (numbers[a], a.aval.dtype) for a in e.invars
+        )
+        numbers |= {v: len(numbers) + n for n, v in enumerate(e.outvars)}
+        words.append((_words(e, shape), takes))
+    return eqn.primitive.name, (
+        *words,
+        *(str(a) if isinstance(a, jex.Literal) else numbers[a] for a in inner.jaxpr.outvars),
+    )
 
 
 def _inside(eqn: Any) -> Any:

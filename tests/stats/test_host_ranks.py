@@ -1,0 +1,37 @@
+"""Deleted, a rank on the host could be off where a sample misleads, or where ties have to be told apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from wspace.stats import host_ranks
+from wspace.stats.host_ranks import kth_of_words, mask_of_words
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["normal", "ties", "sorted", "misleading", "equal", "odd"])
+def test_masks_are_those_of_a_stable_sort(kind: str, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_ranks, "SAMPLE", 64)
+    monkeypatch.setattr(host_ranks, "PIECE", 100)
+    rng = np.random.default_rng(3)
+    for n in (1, 63, 64, 100, 650):
+        w = rng.standard_normal(n).astype(dtype)
+        if kind == "ties":
+            w = np.round(w)
+        elif kind == "sorted":
+            w = np.sort(w)
+        elif kind == "misleading":  # every entry of the sample is large
+            w[:: max(1, n // 64)] = 9
+        elif kind == "equal":
+            w[:] = -1
+        elif kind == "odd":
+            w[: n // 3], w[n // 2 :] = -0.0, np.inf
+        order = np.argsort(-np.abs(w), kind="stable")
+        for k in {0, 1, n // 100, n // 2, n - 1, n}:
+            expected = np.zeros(n, bool)
+            expected[order[:k]] = True
+            words = w.view(f"u{w.itemsize}")
+            np.testing.assert_array_equal(mask_of_words(words, k), expected)
+            if k:
+                assert kth_of_words(words, k).view(dtype) == np.abs(w)[order[k - 1]]
