@@ -33,6 +33,14 @@ def scaled(x: jax.Array, c: jax.Array) -> jax.Array:
     return c * x
 
 
+@jax.jit
+def normed(x: jax.Array) -> jax.Array:
+    return x * 2 - jnp.sum(x)
+
+
+length = jax.jit(jnp.linalg.norm)
+
+
 @pytest.mark.parametrize(
     "apply",
     [
@@ -40,8 +48,9 @@ def scaled(x: jax.Array, c: jax.Array) -> jax.Array:
         lambda xs: jnp.asarray(xs[0]).astype(jnp.bfloat16).astype(jnp.float32) - xs[1],  # in one, not at all
         lambda xs: jnp.where(jnp.abs(xs[0]) > xs[1], jax.nn.relu(xs[0]), jnp.float32(0.5)),
         lambda xs: quantile.keep_largest(jnp.asarray(xs[0]), 20) * xs[1],
+        lambda xs: (2 * jnp.asarray(xs[0])) / jnp.sum(jnp.asarray(xs[0]) * 3) + length(jnp.asarray(xs[1])),
     ],
-    ids=["product and sum", "cast and cast back", "select", "twin on the host"],
+    ids=["product and sum", "cast and cast back", "select", "twin on the host", "sums"],
 )
 def test_blocks_round_as_the_whole_leaf_does(apply: Any) -> None:
     xs = (leaf(), leaf())
@@ -53,15 +62,15 @@ def test_blocks_round_as_the_whole_leaf_does(apply: Any) -> None:
 @pytest.mark.parametrize(
     "apply",
     [
-        lambda xs: xs[0] / jnp.sum(xs[0]),
         lambda xs: jnp.asarray(xs[0])[::-1],
         lambda xs: jnp.cumsum(xs[0], axis=0),
         lambda xs: xs[0] * jnp.arange(13, dtype=jnp.float32)[None],
         lambda xs: xs[0] + jax.random.uniform(jax.random.key(0), (5, 13)),
         lambda xs: xs[0] @ jnp.ones((13, 13), jnp.float32),
         lambda xs: xs[0] + WHOLE,
+        lambda xs: normed(xs[0]),
     ],
-    ids=["sum", "turned", "scan", "by column", "random", "product", "a whole constant"],
+    ids=["turned", "scan", "by column", "random", "product", "a whole constant", "a sum inside"],
 )
 def test_what_is_not_entrywise_stays_whole(apply: Any) -> None:
     assert blockwise(apply, (leaf(),)) is None

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from wspace.app.allocator import keep_pages
 from wspace.app.catalog import Method, catalog
 from wspace.app.output import TRANSFORM
 from wspace.core.errors import WspaceError, listed, nearest, printable
@@ -44,6 +45,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     recipe = replace(recipe, allow_nonfinite=recipe.allow_nonfinite or arguments.allow_nonfinite)
     if arguments.seed is not None:
         recipe = replace(recipe, seed=arguments.seed)
+    keep_pages()
     began = time.perf_counter()
     with tracked(console) as track:
         job, result = run_recipe(

@@ -18,7 +18,6 @@ from wspace.stats.norms import length
 SMALLEST = 1e-6  # a product of norms, and a denominator, below which there is no angle: the first one is mergekit's
 
 
-@partial(jax.jit, static_argnames="axis")
 def model_stock_array(deltas: Sequence[Array], axis: int | None = None) -> Array:
     """`t` times the mean of n >= 2 task vectors of one shape, with t from their mean cosine.
 
@@ -26,6 +25,12 @@ def model_stock_array(deltas: Sequence[Array], axis: int | None = None) -> Array
 
     axis: None for one angle a leaf, or the axis that each filter's entries lie along.
     """
+    return _part_of_mean(deltas, _share(deltas, axis))
+
+
+@partial(jax.jit, static_argnames="axis")
+def _share(deltas: Sequence[Array], axis: int | None) -> Array:
+    """How far towards the mean: t, a scalar or one number a filter. On its own, the rest is entry-wise."""
     norms = [length(d, axis) for d in deltas]
     keep, n = axis is not None, len(deltas)
     cosines = [
@@ -35,8 +40,12 @@ def model_stock_array(deltas: Sequence[Array], axis: int | None = None) -> Array
     c = sum(jnp.clip(x, -1, 1) for x in cosines[1:]) + jnp.clip(cosines[0], -1, 1)
     c = c / len(cosines)
     below = 1 + (n - 1) * c
-    t = jnp.where(below > SMALLEST, n * c / jnp.where(below > SMALLEST, below, 1), 0)
-    return t * (sum(deltas[1:], deltas[0]) / n)
+    return jnp.where(below > SMALLEST, n * c / jnp.where(below > SMALLEST, below, 1), 0)
+
+
+@jax.jit
+def _part_of_mean(deltas: Sequence[Array], t: Array) -> Array:
+    return t * (sum(deltas[1:], deltas[0]) / len(deltas))
 
 
 def model_stock(axis: int | None = None) -> Transform:

@@ -2,14 +2,15 @@
 
 Whether a transform can be is not declared but read from its program for that leaf: every operation has to be
 entry-wise (entry i of the result depends on entry i of the inputs), or be a function that has a twin for the host
-(`on_host`). Then all arrays between input and output are blocks, the output is the only whole one, and programs are
-compiled for one shape whatever the leaves' shapes are. The result is that of the whole leaf to the last bit.
+(`on_host`), or one that gives no array of the leaf's shape, such as a norm. These get whole arrays; all else between
+input and output are blocks, and programs are compiled for one shape whatever the leaves' shapes are. The result is that
+of the whole leaf to the last bit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -30,7 +31,7 @@ ENTRYWISE = frozenset(
     "rsqrt select_n sign sin sqrt square stop_gradient sub tan tanh xor".split()
 )
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
-MULTIPLIES, ADDS = frozenset({"mul", "square", "integer_pow"}), frozenset({"add", "add_any", "sub"})
+MULTIPLIES, ADDS = frozenset({"mul", "square", "integer_pow"}), frozenset({"add", "add_any", "sub", "reduce_sum"})
 CASTS = frozenset({"convert_element_type"})
 HOST: dict[str, Callable[..., np.ndarray[Any, Any]]] = {}
 
@@ -81,11 +82,12 @@ def entrywise(apply: Callable[[Any], Leaf], leaves: Any) -> Program | None:
 
 
 class _Step(NamedTuple):
-    """One operation, and the numbers of the values that it takes and makes."""
+    """One operation, and the numbers of the values that it takes and makes. whole: it is run on whole arrays."""
 
     eqn: Any
     takes: tuple[int, ...]
     makes: tuple[int, ...]
+    whole: bool = False
 
 
 class Program:
@@ -112,8 +114,13 @@ class Program:
             self.small[number] = value
         return number
 
-    def take(self, jaxpr: Any, constants: Sequence[Any], arguments: Sequence[int]) -> list[int] | None:
-        """Append the steps of a program; the numbers of its results, or None if one of them is not entry-wise."""
+    def take(
+        self, jaxpr: Any, constants: Sequence[Any], arguments: Sequence[int], called: bool = False
+    ) -> list[int] | None:
+        """Append the steps of a program; the numbers of its results, or None if it can't be run.
+
+        called: it is a function of another one. In memory, what a function does to whole arrays is part of its program.
+        """
         if any(np.shape(c) == self.shape for c in constants):
             return None
         numbers = dict(zip(jaxpr.invars, arguments, strict=True))
@@ -126,20 +133,20 @@ class Program:
 
         for eqn in jaxpr.eqns:
             takes = [number(atom) for atom in eqn.invars]
-            inner = _inside(eqn)
-            if inner is not None and not _is_entrywise(eqn, self.shape) and eqn.params.get("name") not in HOST:
-                if _has(inner.jaxpr, MULTIPLIES) and _has(inner.jaxpr, ADDS):
+            inner, twin = _inside(eqn), eqn.params.get("name") in HOST
+            sums = not called and all(v.aval.shape != self.shape for v in eqn.outvars)
+            if not twin and not _is_entrywise(eqn, self.shape) and not sums:
+                if inner is None or (_has(inner.jaxpr, MULTIPLIES) and _has(inner.jaxpr, ADDS)):
                     return None  # taken apart, a product and a sum that were fused would round apart
-                made = self.take(inner.jaxpr, inner.consts, takes)
+                made = self.take(inner.jaxpr, inner.consts, takes, called=True)
                 if made is None:
                     return None
                 numbers |= dict(zip(eqn.outvars, made, strict=True))
                 continue
-            if not (_is_entrywise(eqn, self.shape) or eqn.params.get("name") in HOST):
-                return None
             makes = tuple(self.new(v.aval) for v in eqn.outvars)
             numbers |= dict(zip(eqn.outvars, makes, strict=True))
-            self.steps.append(_Step(eqn, tuple(takes), makes))
+            whole = twin or (sums and any(v.aval.shape == self.shape for v in eqn.invars))
+            self.steps.append(_Step(eqn, tuple(takes), makes, whole))
             dtypes = tuple(v.aval.dtype for v in eqn.invars)
             self.text.append((tuple(takes), dtypes, _words(eqn, self.shape)))
         return [number(v) for v in jaxpr.outvars]
@@ -147,18 +154,25 @@ class Program:
     @property
     def cuts(self) -> bool:
         """Whether a piece of the leaf can be computed from that piece alone: no function in it needs whole arrays."""
-        return not any(step.eqn.params.get("name") in HOST for step in self.steps)
+        return not any(step.whole for step in self.steps)
 
     def held(self) -> int:
         """Bytes an entry of all whole arrays that running it makes, at most at once."""
-        peak, size = 0, {n: np.dtype(dtype).itemsize for n, dtype in self.whole.items()}
-        kept = set(range(self.arrays))
+        size = {n: np.dtype(dtype).itemsize for n, dtype in self.whole.items() if n >= self.arrays}
+        made: set[int] = set()
+        peak = [0]
+        for step, kept in self._whole_steps():
+            made |= set(step.makes)
+            peak.append(sum(size.get(n, 0) for n in made | kept | set(step.takes)))
+        return max(*peak, sum(size.get(n, 0) for n in made | {self.result}))
+
+    def _whole_steps(self) -> Iterator[tuple[_Step, set[int]]]:
+        """Steps on whole arrays, and what is kept for them of the arrays that the step before took."""
+        took: set[int] = set()
         for step in self.steps:
-            if step.eqn.params.get("name") in HOST:
-                given, made = ({n for n in numbers if n in size} for numbers in (step.takes, step.makes))
-                peak = max(peak, sum(size[n] for n in (kept | given | made) if n >= self.arrays))
-                kept |= made
-        return max(peak, sum(size[n] for n in kept | {self.result} if n >= self.arrays))
+            if step.whole:
+                yield step, took & set(step.takes)
+                took = set(step.takes)
 
     def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """The result for arrays of the leaf's shape; or for a piece of each, of at least BLOCK entries, if it cuts."""
@@ -169,18 +183,29 @@ class Program:
         whole = dict(enumerate(arrays))
         text = (*self.text, *(x.dtype for x in arrays))
         lazy: dict[int, _Step] = {}
+        took: dict[int, Any] = {}
         for step in self.steps:
-            if step.eqn.params.get("name") in HOST and _inside(step.eqn) is not None:
-                given = [self._array(n, whole, lazy, text) if n in self.whole else self.small[n] for n in step.takes]
-                for n, x in zip(step.makes, _sequence(HOST[step.eqn.params["name"]](*given)), strict=True):
+            if step.whole:
+                took = {n: x for n, x in took.items() if n in step.takes}
+                for n in set(step.takes) & self.whole.keys() - took.keys():
+                    took[n] = self._array(n, whole, lazy, text)
+                for n, x in zip(step.makes, self._on_whole(step, took), strict=True):
                     (whole if n in self.whole else self.small)[n] = x
-                del given
             elif any(n in self.whole for n in (*step.takes, *step.makes)):
                 lazy |= dict.fromkeys(step.makes, step)
             else:
-                made = _apply(step.eqn, [self.small[n] for n in step.takes])
-                self.small |= zip(step.makes, made, strict=True)
+                self.small |= zip(step.makes, _as_in_memory(step.eqn, [self.small[n] for n in step.takes]), strict=True)
+        del took
         return self._array(result, whole, lazy, text)
+
+    def _on_whole(self, step: _Step, arrays: Mapping[int, np.ndarray[Any, Any]]) -> Sequence[Any]:
+        """What an operation makes of whole arrays, by its twin or by itself."""
+        twin = HOST.get(step.eqn.params.get("name", ""))
+        if twin is not None:
+            return _sequence(twin(*(arrays[n] if n in arrays else self.small[n] for n in step.takes)))
+        shared = {n: jax.device_put(x.reshape(self.shape), may_alias=True) for n, x in arrays.items()}
+        given = (shared[n] if n in shared else self.small[n] for n in step.takes)
+        return jax.block_until_ready(_as_in_memory(step.eqn, list(given)))
 
     def _array(
         self, wanted: int, whole: dict[int, np.ndarray[Any, Any]], lazy: Mapping[int, _Step], text: Hashable
@@ -265,6 +290,12 @@ def _compiled(
     return jax.jit(run), takes, makes
 
 
+def _as_in_memory(eqn: Any, given: Sequence[Any]) -> Sequence[Any]:
+    """Run an operation as one program."""
+    out = eqn.primitive.bind(*given, **eqn.params)
+    return out if eqn.primitive.multiple_results else [out]
+
+
 def _apply(eqn: Any, given: Sequence[Any], shape: Any = None, block: tuple[int, ...] = ()) -> list[Any]:
     """Run an operation of a program for leaves of `shape` on blocks."""
     inner = _inside(eqn)
@@ -279,8 +310,7 @@ def _apply(eqn: Any, given: Sequence[Any], shape: Any = None, block: tuple[int, 
         return [read(atom) for atom in inner.jaxpr.outvars]
     if eqn.primitive.name == "broadcast_in_dim" and eqn.outvars[0].aval.shape == shape:
         return [jnp.broadcast_to(given[0], block)]
-    out = eqn.primitive.bind(*given, **eqn.params)
-    return list(out) if eqn.primitive.multiple_results else [out]
+    return list(_as_in_memory(eqn, given))
 
 
 def _words(eqn: Any, shape: tuple[int, ...]) -> Hashable:
@@ -294,9 +324,7 @@ def _words(eqn: Any, shape: tuple[int, ...]) -> Hashable:
     numbers = {v: n for n, v in enumerate([*inner.jaxpr.constvars, *inner.jaxpr.invars])}
     words: list[Hashable] = [str(c) for c in inner.consts]
     for e in inner.jaxpr.eqns:
-        takes = tuple(
-            (str(a.val), a.aval.dtype) if isinstance(a, jex.Literal) else (numbers[a], a.aval.dtype) for a in e.invars
-        )
+        takes = tuple((str(a.val) if isinstance(a, jex.Literal) else numbers[a], str(a.aval.dtype)) for a in e.invars)
         numbers |= {v: len(numbers) + n for n, v in enumerate(e.outvars)}
         words.append((_words(e, shape), takes))
     return eqn.primitive.name, (

@@ -34,6 +34,7 @@ def products(a: Array, b: Array) -> Products:
     return Products(jnp.sum(a * a), jnp.sum(b * b), jnp.sum(a * b))
 
 
+@jax.jit
 def shares(p: Products, t: Array) -> tuple[Array, Array]:
     """How much of a and of b. Where there is no arc, 1 - t and t; both branches are finite, and so are gradients."""
     arc = jnp.abs(p.ab) < PARALLEL * (jnp.sqrt(p.aa) * jnp.sqrt(p.bb))  # False too for zero, infinite or NaN norms
@@ -46,7 +47,6 @@ def shares(p: Products, t: Array) -> tuple[Array, Array]:
     )
 
 
-@jax.jit
 def slerp_array(a: Array, b: Array, t: Array | float, given: Products | None = None) -> Array:
     """The point at t on the arc from a to b; the angle is that of the whole arrays, or of the given inner products.
 
@@ -56,6 +56,11 @@ def slerp_array(a: Array, b: Array, t: Array | float, given: Products | None = N
     """
     p = products(a, b) if given is None else Products(*(x.astype(a.dtype) for x in given))
     share_a, share_b = shares(p, jnp.asarray(t, a.dtype))
+    return _sum(a, b, share_a, share_b)
+
+
+@jax.jit
+def _sum(a: Array, b: Array, share_a: Array, share_b: Array) -> Array:
     return share_a * a + share_b * b
 
 
@@ -95,7 +100,8 @@ def slerp(t: Array | float, scope: Literal["leaf", "tree"] = "leaf") -> Transfor
         raise ShapeError(f"slerp has no scope {scope!r}; use 'leaf' (an angle a leaf) or 'tree' (one angle)")
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
-        return slerp_array(*leaves, t, *ctx.summaries)
+        a, b = leaves
+        return slerp_array(a, b, t, *ctx.summaries)
 
     return leafwise("slerp", apply, arity=2, folds=(_tree_products(),) if scope == "tree" else ())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +15,19 @@ from wspace.stats.norms import with_norm_of
 from wspace.stats.quantile import check_countable, count_of, largest_mask
 
 
-@partial(jax.jit, static_argnames="rescale")
 def crumbs_array(w: Array, keep: Array | int, outliers: Array | int, rescale: bool = False) -> Array:
     """w with its `outliers` largest magnitudes and all but the `keep` next ones set to zero.
 
     w: floating array of any shape. keep + outliers: at most w.size. rescale: give the rest the L1 norm that w had.
     """
-    keep, outliers = jnp.asarray(keep, jnp.uint32), jnp.asarray(outliers, jnp.uint32)
-    mask = largest_mask(w, keep + outliers) & ~largest_mask(w, outliers)
-    kept = jnp.where(mask, w, jnp.zeros((), w.dtype))
+    kept = _between(w, jnp.asarray(keep, jnp.uint32), jnp.asarray(outliers, jnp.uint32))
     return with_norm_of(kept, w) if rescale else kept
+
+
+@jax.jit
+def _between(w: Array, keep: Array, outliers: Array) -> Array:
+    mask = largest_mask(w, keep + outliers) & ~largest_mask(w, outliers)
+    return jnp.where(mask, w, jnp.zeros((), w.dtype))
 
 
 def crumbs(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from wspace.core.blocks import BLOCK, on_host
+from wspace.core.buffers import empty
 from wspace.core.compose import around_base, chain
 from wspace.core.errors import WspaceError
 from wspace.core.transform import Context, Transform, leafwise, of_model
@@ -23,8 +23,9 @@ from wspace.stats.quantile import COUNTABLE
 Rescale = Array | bool | Literal["l1"]
 
 
-@partial(jax.jit, static_argnames="norm")
-def drop_array(w: Array, key: Array, density: Array | float, rescale: Array | bool = True, norm: bool = False) -> Array:
+def drop_array(
+    w: Array, key: Array | None, density: Array | float, rescale: Array | bool = True, norm: bool = False
+) -> Array:
     """w with each entry kept with probability `density`, on its own, and divided by it; the others are zero.
 
     With `norm`, what stays is then scaled to the L1 norm that w had.
@@ -32,11 +33,15 @@ def drop_array(w: Array, key: Array, density: Array | float, rescale: Array | bo
     w: floating array of any shape. The draws are float32 numbers that depend on key and position alone, so the mask is
     the same on every sharding and in every precision.
     """
-    density = jnp.asarray(density, jnp.float32)
+    kept = _dropped(w, key, jnp.asarray(density, jnp.float32), rescale)
+    return with_norm_of(kept, w) if norm else kept
+
+
+@jax.jit
+def _dropped(w: Array, key: Array, density: Array, rescale: Array | bool) -> Array:
     draws = wspace_draws(key, w)
     scale = jnp.where(rescale & (density > 0), density, 1).astype(w.dtype)
-    kept = jnp.where(draws < density, w / scale, jnp.zeros((), w.dtype))
-    return with_norm_of(kept, w) if norm else kept
+    return jnp.where(draws < density, w / scale, jnp.zeros((), w.dtype))
 
 
 @jax.jit
@@ -51,7 +56,7 @@ def _draws_on_host(key: Array, like: np.ndarray[Any, Any]) -> np.ndarray[Any, An
     known = jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
     if not known or like.size > COUNTABLE:
         return np.asarray(jax.random.uniform(key, like.shape, jnp.float32))
-    out = np.empty(like.size, np.float32)
+    out = empty(like.size, np.float32)
     for start in range(0, like.size, BLOCK):
         out[start : start + BLOCK] = _draws_from(jax.random.key_data(key), jnp.uint32(start))[: like.size - start]
     return out.reshape(like.shape)

@@ -47,7 +47,7 @@ def mask_of_words(words: Words, keep: int) -> np.ndarray[Any, np.dtype[np.bool_]
     for start, piece in _pieces(words):
         here = mask[start : start + piece.size]
         np.greater_equal(piece, found, out=here)
-        surplus += np.count_nonzero(here)
+        surplus += int(np.count_nonzero(here))
     for start in reversed(range(0, words.size, PIECE) if surplus else ()):
         ties = np.flatnonzero(words[start : start + PIECE] & _most(words) == found)[-surplus:]
         mask[start + ties] = False
@@ -88,9 +88,9 @@ def _look(words: Words, low: Any, high: Any) -> tuple[int, int, int, Words]:
     between: list[Words] = [words[:0]]
     offsets = np.empty(PIECE, words.dtype)
     for _, piece in _pieces(words):
-        above += np.count_nonzero(piece > high)
-        down_to_high += np.count_nonzero(piece >= high)
-        down_to_low += np.count_nonzero(piece >= low)
+        above += int(np.count_nonzero(piece > high))
+        down_to_high += int(np.count_nonzero(piece >= high))
+        down_to_low += int(np.count_nonzero(piece >= low))
         if high - low > one:
             offset = np.subtract(piece, low + one, out=offsets[: piece.size])  # below low: wraps around
             between.append(piece[offset < high - low - one])

@@ -10,16 +10,21 @@ from wspace.core.typing import Array
 NOTHING = 1e-7  # an L1 norm below which a leaf counts as zero, and is not scaled: mergekit's number
 
 
-@jax.jit
 def with_norm_of(kept: Array, w: Array) -> Array:
     """`kept` scaled to the L1 norm of w; as it is where either norm is next to nothing.
 
     >>> with_norm_of(jnp.array([3.0, 0.0]), jnp.array([3.0, -1.0]))
     Array([4., 0.], dtype=float32)
     """
+    return kept * _ratio(kept, w)
+
+
+@jax.jit
+def _ratio(kept: Array, w: Array) -> Array:
+    """A function of its own, so that the rest is entry-wise: leaves on the host then go in blocks."""
     before, after = jnp.sum(jnp.abs(w)), jnp.sum(jnp.abs(kept))
     there = (before >= NOTHING) & (after >= NOTHING)
-    return kept * jnp.where(there, before / jnp.where(there, after, 1), 1)
+    return jnp.where(there, before / jnp.where(there, after, 1), 1)
 
 
 def length(x: Array, axis: int | None = None) -> Array:
