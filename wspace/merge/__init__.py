@@ -33,6 +33,8 @@ from wspace.merge.regmean import regmean as regmean
 from wspace.merge.regmean_plusplus import regmean_plusplus as regmean_plusplus
 from wspace.merge.rotate import rotate as rotate
 from wspace.merge.sce import sce as sce
+from wspace.merge.search_q import QSearch as QSearch
+from wspace.merge.search_q import search_q as search_q
 from wspace.merge.signature import patch as patch
 from wspace.merge.signature import robust_weight_signature as robust_weight_signature
 from wspace.merge.task_arithmetic import task_arithmetic as task_arithmetic

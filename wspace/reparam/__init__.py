@@ -5,6 +5,7 @@ from wspace.reparam.extract_lora import extract_lora as extract_lora
 from wspace.reparam.extract_lora import lora_ranks as lora_ranks
 from wspace.reparam.lora import LoRA as LoRA
 from wspace.reparam.lora import lora as lora
+from wspace.reparam.multi_loss import multi_loss as multi_loss
 from wspace.reparam.tunable import Tunable as Tunable
 from wspace.reparam.tunable import tunable as tunable
 from wspace.reparam.tunable import tune as tune
