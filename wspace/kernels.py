@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wspace_kernels.dequant_matmul import dequant_matmul, packed
+from wspace_kernels.fake_quant import fake_quant
 from wspace_kernels.merge_many import merge_many
 from wspace_kernels.nm_mask import nm_pack, nm_unpack
 from wspace_kernels.quantize_blockwise import (
@@ -21,6 +22,7 @@ __all__ = [
     "dequant_matmul",
     "dequantize_blockwise",
     "empty_moments",
+    "fake_quant",
     "merge_many",
     "nm_pack",
     "nm_unpack",
