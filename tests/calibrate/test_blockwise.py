@@ -72,3 +72,66 @@ def test_statistics_of_one_block_are_held_at_a_time() -> None:
 def test_nothing_to_do_is_an_error() -> None:
     with pytest.raises(SelectionError, match="0 blocks and 1 batches"):
         ws.calibrate.blockwise([], [normal(5, 6, 4)], lambda p, found: p)
+
+
+def dense(p: Any, x: Any) -> Any:
+    return jnp.tanh(x @ p["kernel"] + p["bias"][None])
+
+
+def model() -> dict[str, Any]:
+    leaves = {f"layers.{k}.kernel": normal(k, 8, 8) for k in range(3)}
+    return leaves | {f"layers.{k}.bias": normal(9 + k, 8) for k in range(3)} | {"head": normal(20, 8, 2)}
+
+
+PARTS = [(dense, {"kernel": f"layers.{k}.kernel", "bias": f"layers.{k}.bias"}) for k in range(3)]
+
+
+def gptq(p: Any, found: Any) -> Any:
+    return ws.on(ws.matrices, ws.quant.gptq(bits=3))(p, axes=found.axes, **found)
+
+
+class Once(dict[str, Any]):
+    """Leaves that may each be taken once, and of one block at a time."""
+
+    def __init__(self, leaves: Any, out: dict[str, Any]) -> None:
+        super().__init__(leaves)
+        self.out, self.taken = out, list[str]()
+
+    def __getitem__(self, name: str) -> Any:
+        assert name not in self.taken
+        self.taken.append(name)
+        assert len([n for n in self.taken if n not in self.out]) <= 2
+        return super().__getitem__(name)
+
+
+def test_from_files_it_is_the_same_to_the_last_bit_a_block_at_a_time() -> None:
+    batches, leaves = [normal(5, 16, 8), normal(6, 7, 8)], model()
+    blocks = [(apply, {key: leaves[name] for key, name in names.items()}) for apply, names in PARTS]
+    expected = ws.calibrate.blockwise(blocks, batches, gptq)
+    out: dict[str, Any] = {}
+    told: list[tuple[int, int, str]] = []
+    source = Once(leaves, out)
+    ws.calibrate.stream(PARTS, source, out, batches, gptq, progress=lambda *row: told.append(row))
+    for (_, names), made in zip(PARTS, expected, strict=True):
+        for key, name in names.items():
+            for a, b in zip(jax.tree.leaves(out[name]), jax.tree.leaves(made[key]), strict=True):
+                np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(out["head"], leaves["head"])
+    assert sorted(source.taken) == sorted(leaves) and [done for done, *_ in told] == list(range(1, 8))
+
+
+@pytest.mark.parametrize(
+    ("parts", "transform", "message"),
+    [
+        ([], gptq, "0 blocks and 1 batches"),
+        ([(dense, {"kernel": "nope"})], gptq, "no leaf nope"),
+        ([PARTS[0], PARTS[0]], gptq, "leaves in two blocks: layers.0.bias"),
+        (PARTS, lambda p, found: {"kernel": p["kernel"]}, "differ in bias; give back the block's leaves"),
+    ],
+    ids=["none", "unknown", "twice", "lost"],
+)
+def test_blocks_that_do_not_fit_the_source(parts: Any, transform: Any, message: str) -> None:
+    out: dict[str, Any] = {}
+    with pytest.raises(ws.WspaceError, match=message):
+        ws.calibrate.stream(parts, model(), out, [normal(5, 16, 8)], transform)
+    assert not out

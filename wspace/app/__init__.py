@@ -2,7 +2,7 @@
 
 from wspace.app.load import load
 from wspace.app.output import Output
-from wspace.app.recipe import Recipe, Step
+from wspace.app.recipe import Blocks, Recipe, Step
 from wspace.app.sources import Adapter, Folder, Package, Perturbed
 
-__all__ = ["Adapter", "Folder", "Output", "Package", "Perturbed", "Recipe", "Step", "load"]
+__all__ = ["Adapter", "Blocks", "Folder", "Output", "Package", "Perturbed", "Recipe", "Step", "load"]

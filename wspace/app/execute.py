@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 
+from wspace.app import blocks
 from wspace.app.build import Work, merge_work, steps, work
 from wspace.app.forecast import Cost, forecast
 from wspace.app.mesh import Spread, run_spread
 from wspace.app.output import TRANSFORM
-from wspace.app.recipe import Recipe
+from wspace.app.recipe import Blocks, Recipe
 from wspace.app.records import write_records
 from wspace.app.sources import check_out, inputs
 from wspace.app.tee import Tee, cast, resume_key
@@ -55,10 +56,17 @@ class Opened:
     @cached_property
     def ready(self) -> Ready:
         """All of it, checked."""
+        if self.recipe.blocks is not None:
+            return blocks.ready(self)
         t = self.work.transform
         if self.memory is not None and self.recipe.evaluate is not None:
             raise RecipeError(printable(f"{self.recipe.file}: evaluates whole models in memory: leave --memory out"))
         return prepare(t, self.models, key=self.key(t), sides=self.sides(), memory=self.memory, weigh=True)
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """How the one model is calibrated block by block."""
+        return blocks.blocks_of(self)
 
     @property
     def reference(self) -> Weights:
@@ -220,7 +228,10 @@ def run_recipe(
     result.predicted, began = forecast(job, table, bare=bare), time.perf_counter()
     with Watch() as watch, write_folder(out, made.specs, structure=made.structure, **options) as sink:
         tee = Tee(sink, job, result, keep=recipe.evaluate is not None, bare=bare)
-        transfer(ready, tee, by_bytes(table, track(TRANSFORM)))
+        if recipe.blocks is None:
+            transfer(ready, tee, by_bytes(table, track(TRANSFORM)))
+        else:
+            blocks.transfer(job, tee, track("blocks"))
         tee.finish(ready.work)
         if recipe.evaluate is not None:
             evaluate(job, tee.kept, result, track("evaluate"))

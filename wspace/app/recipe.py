@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wspace.app.arguments import bind
 from wspace.app.mergekit import KEYS as MERGEKIT_KEYS
@@ -65,6 +65,18 @@ class Step:
         return bind(self.method, self.arguments, catalog[self.method], self.place)
 
 
+class Blocks(NamedTuple):
+    """How a model is calibrated block by block, see `ws.calibrate.stream`.
+
+    parts: (apply, tree with names of leaves) of each block. batches: what the first block takes. weights: of a batch,
+    0 for padding. A step sees a block's leaves by their names in its tree; all other leaves stay as they are.
+    """
+
+    parts: Sequence[tuple[Callable[[Any, Any], Any], Any]]
+    batches: Sequence[Any]
+    weights: Callable[[Any], Any] | None = None
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What `wspace run` runs. A Python config builds one itself; YAML files become one.
@@ -80,6 +92,8 @@ class Recipe:
       make: from Python: `(track) -> {name: tree}`, sources that are computed when the run begins (trained, say);
         `track(label)(done, total, what)` moves a progress bar.
       sides: from Python: side trees the steps need besides the base ("gram", ...), or names of sources.
+      blocks: from Python: `source -> Blocks`, for steps that need statistics: the one model is calibrated and
+        transformed block by block, each on what the transformed ones before it give.
       evaluate: from Python: `params -> {metric: number}`, run after every stage and along the path base -> result.
       mismatch: what becomes of leaves that not all models have in one shape, a policy of `ws.reconcile`.
       allow_nonfinite: let NaN and infinity through.
@@ -96,6 +110,7 @@ class Recipe:
     title: str = ""
     make: Callable[[Any], Mapping[str, Any]] | None = None
     sides: Mapping[str, Any] = field(default_factory=dict)
+    blocks: Callable[[Mapping[str, Any]], Blocks] | None = None
     evaluate: Callable[[Any], Mapping[str, float]] | None = None
     mismatch: str = "refuse"
     allow_nonfinite: bool = False

@@ -6,5 +6,6 @@ ws.quant.gptq(bits=4)(params, gram=found["gram"], axes=found.axes)
 
 from wspace.calibrate.batches import calibrate as calibrate
 from wspace.calibrate.blockwise import blockwise as blockwise
+from wspace.calibrate.blockwise import stream as stream
 from wspace.calibrate.result import Calibration as Calibration
 from wspace.calibrate.room import Room as Room
