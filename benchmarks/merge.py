@@ -6,7 +6,7 @@
 
 Both sides are a command (`wspace run --bare`, `mergekit-yaml`) on the same YAML, one after the other, so start-up
 counts (compiled programs are kept between runs, as they are for a user). Ours refuses NaN, reads back what it wrote and
-keeps a digest for each leaf; `full` is `wspace run` with ledger, report and digests of the inputs besides. CPU seconds
+keeps a digest for each leaf; `full` is `wspace run` with ledger, report and record of the inputs besides. CPU seconds
 are user + system: on a shared machine compare these. Memory is the peak of anonymous pages. The floor reads the inputs
 once, writes as many bytes as the result has, and does nothing else. `equal` is the share of entries on which both
 results agree to the last bit of bf16 (the random methods draw other numbers).

@@ -39,7 +39,7 @@ def merge(found: Mapping[str, Any]) -> str:
     what = (
         f"A Llama-shaped base and three fine-tunes of {found['parameters'] / 1e9:.2f} billion parameters, bf16, "
         "merged from folder to folder, start-up included: CPU seconds (user + system), peak of anonymous memory; "
-        "ratio = mergekit / `--bare`. `wspace run` writes a ledger, a report and digests of the inputs besides. "
+        "ratio = mergekit / `--bare`. `wspace run` writes a ledger, a report and a record of the inputs besides. "
         f"{_machine(found)}"
     )
     return f"{what}\n\n{_table(head, rows)}"

@@ -112,6 +112,20 @@ def test_digests_of_an_input(tmp_path: Path) -> None:
     assert digest(tmp_path / "x") == {"x": one}
 
 
+def test_short_digests_of_an_input_know_leaves_and_not_values(tmp_path: Path) -> None:
+    def short(w: np.ndarray) -> dict[str, str]:
+        write_tree(tmp_path / "m", {"w": w}, overwrite=True)
+        (tmp_path / "m" / "wspace-manifest.json").unlink()
+        (tmp_path / "m" / "config.json").write_bytes(b"one")
+        return digest(tmp_path / "m", whole=False)
+
+    ones, zeros, longer = short(np.ones(5)), short(np.zeros(5)), short(np.ones(6))
+    raw = (tmp_path / "m" / "model.safetensors").read_bytes()
+    header = hashlib.sha256(raw[: 8 + int.from_bytes(raw[:8], "little")]).hexdigest()
+    assert longer["model.safetensors"] == f"{header} of the header, {len(raw)} bytes in all"
+    assert ones == zeros != longer and ones["config.json"] == hashlib.sha256(b"one").hexdigest()
+
+
 def test_the_record_is_kept(tmp_path: Path) -> None:
     with write_folder(tmp_path / "m", {}) as sink:
         sink.record["recipe"] = {"steps": [1, 2]}

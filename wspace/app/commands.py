@@ -56,6 +56,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
             bare=arguments.bare,
             memory=arguments.memory,
             restart=arguments.restart,
+            digests=arguments.digests,
             spread=arguments.mesh,
         )
     if result.scores:

@@ -197,13 +197,15 @@ def run_recipe(
     bare: bool = False,
     memory: int | None = None,
     restart: bool = False,
+    digests: bool = False,
     spread: Spread | None = None,
 ) -> tuple[Opened, Result]:
     """Run a recipe into a folder: complete when this returns, absent if it raises.
 
-    bare: the weights and what belongs to them, but no ledger, report or digests of the inputs.
+    bare: the weights and what belongs to them, but no ledger, report or record of the inputs' files.
     memory: bytes of anonymous memory that the process may take; leaves that don't fit go through in parts.
     restart: don't go on from what a killed run of the same recipe on the same inputs left.
+    digests: the sha256 of the inputs' values too, not of their headers alone.
     spread: over which devices; then bare, and in memory.
     """
     check_out(out, inputs(recipe.sources), overwrite=overwrite)
@@ -235,7 +237,7 @@ def run_recipe(
         tee.finish(ready.work)
         if recipe.evaluate is not None:
             evaluate(job, tee.kept, result, track("evaluate"))
-        write_records(job, sink, result, bare=bare)
+        write_records(job, sink, result, bare=bare, digests=digests)
         moved = sum(ready.work.read.values()) + tee.read, sink.moved
     result.actual = Cost(*moved, table.passes, watch.peak, time.perf_counter() - began)
     return job, result

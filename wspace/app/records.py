@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wspace.app.execute import Opened, Result
 
 
-def write_records(job: Opened, sink: FolderSink, result: Result, *, bare: bool = False) -> None:
+def write_records(job: Opened, sink: FolderSink, result: Result, *, bare: bool = False, digests: bool = False) -> None:
     """Everything but the weights, into the folder while it is still hidden; of a bare run what takes no reading."""
     folder, recipe = sink.directory, job.recipe
     keeper = job.reference
@@ -43,17 +43,19 @@ def write_records(job: Opened, sink: FolderSink, result: Result, *, bare: bool =
             result.notes += change.apply(folder)
     folders = {w.label: w.folder for w in job.sources.values() if w.folder and w.checkpoints}
     result.notes += [str(d) for d in config_differences(list(folders.values()))]
-    digests = {w.label: digest(w.checkpoints[-1].path) for w in job.sources.values() if w.checkpoints and not bare}
-    sink.record.update(recipe=recipe.text, sets=list(recipe.sets), inputs=digests, wspace=wspace.__version__)
+    read = {
+        w.label: digest(w.checkpoints[-1].path, digests) for w in job.sources.values() if w.checkpoints and not bare
+    }
+    sink.record.update(recipe=recipe.text, sets=list(recipe.sets), inputs=read, wspace=wspace.__version__)
     suffix = Path(recipe.file).suffix or ".txt"
     (folder / f"recipe{suffix}").write_text(recipe.text, encoding="utf-8")
     title = recipe.title or Path(recipe.file).name
     if folders:
-        write_card(folder, model_card(title, digests, recipe.text, job.work.base))
+        write_card(folder, model_card(title, read, recipe.text, job.work.base))
     if not bare:
         rows = [row._asdict() for row in result.ledger]
         (folder / "ledger.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        (folder / "report.html").write_text(report(job, result, title, digests), encoding="utf-8")
+        (folder / "report.html").write_text(report(job, result, title, read), encoding="utf-8")
     if "peft" in recipe.output.formats:
         write_peft(folder / "adapter", result, str(keeper.folder or ""))
     if "orbax" in recipe.output.formats:

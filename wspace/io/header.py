@@ -77,6 +77,12 @@ def read_header(path: Path) -> Header:
     return Header(entries, metadata, extra, len(raw), now)
 
 
+def header_size(path: Path) -> int:
+    """Bytes of the length and the header together, as the file announces it."""
+    with path.open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
+
+
 def _head(path: Path, most: int) -> bytes:
     """The first 8 bytes and the header that they announce, of which at most so many bytes."""
     with path.open("rb") as file:

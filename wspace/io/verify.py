@@ -9,6 +9,7 @@ from typing import NamedTuple
 from wspace.core.errors import FormatError, IntegrityError, listed, printable
 from wspace.io.checkpoint import open_checkpoint
 from wspace.io.dtypes import sha256, stored
+from wspace.io.header import header_size
 from wspace.io.manifest import Manifest, digest_of, digests_of, files_in, read_manifest
 from wspace.io.safetensors import SafetensorsFolder
 from wspace.io.source import Checkpoint
@@ -79,8 +80,17 @@ def _changed_files(source: Checkpoint, manifest: Manifest) -> Iterator[str]:
             yield f"{'header of ' if name in heads else ''}file {name!r} changed"
 
 
-def digest(path: str | Path) -> dict[str, str]:
-    """sha256 of each file of an input, by its path inside the folder (by its name, for a single file)."""
+def digest(path: str | Path, whole: bool = True) -> dict[str, str]:
+    """sha256 of each file of an input, by its path inside the folder (by its name, for a single file).
+
+    whole: False takes of safetensors files the header and the number of bytes, and says so: which leaves of which
+      shapes they are, not which values. To hash the values takes more time than to merge them.
+    """
     path = Path(path)
     folder, names = (path, files_in(path)) if path.is_dir() else (path.parent, [path.name])
-    return {name: found for name, (_, found) in digests_of(folder, names).items()}
+    short = [] if whole else [name for name in names if name.endswith(".safetensors")]
+    heads = {name: digest_of(folder / name, header_size(folder / name)) for name in short}
+    full = digests_of(folder, set(names) - heads.keys())
+    found = {name: value for name, (_, value) in full.items()}
+    found |= {name: f"{value} of the header, {size} bytes in all" for name, (size, value) in heads.items()}
+    return dict(sorted(found.items()))
