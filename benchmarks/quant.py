@@ -9,19 +9,23 @@ Compilation is what the first call takes more than the best one, CPU seconds too
 from rounding) has no published code at hand: it is set against our GPTQ. On a machine that is busy with other things
 run it on one core (`taskset -c 0 python ...`): threads that wait for each other burn CPU.
 
-Measured so, on one core of a machine with a load of 13 on 2 cores (torch 2.14.1, jax 0.10.2, int4, group 128, factor
-included in GPTQ), CPU seconds, torch / ours; the errors of both sides are equal in all digits shown:
+Measured so, on one core of a machine with a load of 10 to 17 on 2 cores (torch 2.14.1, jax 0.10.2, int4, group 128,
+factor included in GPTQ), CPU seconds, torch / ours:
 
                        5632 x 2048, 8192 tokens     2048 x 1024, 4096 tokens     error
-    Gram matrix            3.48 / 3.52   0.99          0.26 / 0.33   0.80
-    factor                 3.62 / 2.88   1.26          0.34 / 0.23   1.44
-    RTN                                                0.03 / 0.01   4.1         .010124
-    GPTQ                   6.52 / 5.00   1.31          0.81 / 0.43   1.89        .001691
-    GPTQ, act-order                                    1.02 / 0.49   2.09        .000804
-    AWQ                                                3.21 / 1.16   2.77        .008975
-    QuantEase (GPTQ / it)                              0.43 / 0.89   0.48        .001538
+    Gram matrix            3.77 / 2.75   1.37          0.24 / 0.21   1.14
+    factor                 4.29 / 2.31   1.85          0.32 / 0.12   2.69
+    RTN                                                0.03 / 0.01   5.0         .010124
+    GPTQ                   8.84 / 4.89   1.81          0.81 / 0.25   3.26        .001691 (ours .001692)
+    GPTQ, act-order                                    0.91 / 0.30   3.07        .000804
+    AWQ                                                3.13 / 1.05   2.97        .008975
+    QuantEase (GPTQ / it)                              0.25 / 0.80   0.31        .001538
 
-Compilation: about 1 CPU second. A tree of 16 layers of one shape compiles no more programs than one layer.
+What bounds it: XLA's matrix products on the CPU ran at 106 to 150 GFLOP/s on one core, fewer for large ones, those of
+torch at 165; LAPACK's Cholesky at 40 to 55 in both, which is why the factor is made of products. QuantEase takes 3.2
+times as long as GPTQ: five sweeps alone are 43 GFLOP.
+
+Compilation: 1 to 3 CPU seconds. A tree of 16 layers of one shape compiles no more programs than one layer.
 """
 
 from __future__ import annotations
