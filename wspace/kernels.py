@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from wspace_kernels.dequant_matmul import dequant_matmul, packed
+from wspace_kernels.fake_quant import fake_quant
 from wspace_kernels.merge_many import merge_many
+from wspace_kernels.nm_mask import nm_pack, nm_unpack
 from wspace_kernels.quantize_blockwise import (
     Moments,
     adam_8bit,
@@ -11,6 +13,8 @@ from wspace_kernels.quantize_blockwise import (
     empty_moments,
     quantize_blockwise,
 )
+from wspace_kernels.radix_count import radix_count
+from wspace_kernels.two_pass_softmax import two_pass_softmax
 
 __all__ = [
     "Moments",
@@ -18,7 +22,12 @@ __all__ = [
     "dequant_matmul",
     "dequantize_blockwise",
     "empty_moments",
+    "fake_quant",
     "merge_many",
+    "nm_pack",
+    "nm_unpack",
     "packed",
     "quantize_blockwise",
+    "radix_count",
+    "two_pass_softmax",
 ]

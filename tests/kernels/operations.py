@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import wspace_kernels
 from wspace_kernels.case import Case
 from wspace_kernels.dispatch import target
@@ -29,6 +30,19 @@ def names(wanted: Callable[[Case], Any]) -> list[tuple[str, str]]:
 
 def case_of(op: str, name: str) -> Case:
     return next(case for o, case in CASES if (o, case.name) == (op, name))
+
+
+def with_slopes(case: Case, name: str) -> Callable[[dict[str, Any]], tuple[Any, Any]]:
+    """arguments -> the result by an implementation, and the gradients of its entries, weighed by fixed numbers."""
+
+    def both(given: dict[str, Any]) -> tuple[Any, Any]:
+        fixed = {k: x for k, x in given.items() if k not in case.slopes}
+        moving = {k: given[k] for k in case.slopes}
+        made, back = jax.vjp(lambda m: case.call(**fixed, **m, **case.static, implementation=name), moving)
+        weights = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape), made)
+        return made, back(jax.tree.map(lambda w, x: w.astype(x.dtype), weights, made))[0] if moving else None
+
+    return both
 
 
 @contextmanager

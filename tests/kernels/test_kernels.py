@@ -20,7 +20,7 @@ from wspace_kernels.case import Case
 from wspace_kernels.dispatch import target
 
 import wspace.kernels
-from tests.kernels.operations import CASES, OPERATIONS, case_of, compiling_for, names
+from tests.kernels.operations import CASES, OPERATIONS, case_of, compiling_for, names, with_slopes
 from wspace.core.errors import WspaceError
 
 KERNELS = pytest.mark.parametrize("name", ["tpu", "gpu"])
@@ -55,16 +55,7 @@ def run(fn: Callable[[Any], Any], given: Any, name: str) -> Any:
 @cache
 def outcome(op: str, case: str, name: str) -> tuple[Any, Any]:
     """The result, and the gradients of its entries, weighed by fixed numbers."""
-    c = case_of(op, case)
-
-    def both(given: dict[str, Any]) -> tuple[Any, Any]:
-        fixed = {k: x for k, x in given.items() if k not in c.slopes}
-        moving = {k: given[k] for k in c.slopes}
-        made, back = jax.vjp(lambda m: c.call(**fixed, **m, **c.static, implementation=name), moving)
-        weights = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape), made)
-        return made, back(jax.tree.map(lambda w, x: w.astype(x.dtype), weights, made))[0] if moving else None
-
-    return run(both, given_to(op, case), name)
+    return run(with_slopes(case_of(op, case), name), given_to(op, case), name)
 
 
 def close(got: Any, wanted: Any, tolerance: float) -> None:
@@ -118,11 +109,11 @@ def test_it_lowers_with_no_accelerator_at_hand(op: str, case: str, name: str) ->
     unchecked = [export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]  # it has no promise to stay as it is
     with compiling_for(name):
         lower = export.export(
-            jax.jit(partial(c.call, **c.static, implementation=name)),
+            jax.jit(with_slopes(c, name)),
             platforms=[{"tpu": "tpu", "gpu": "cuda"}[name]],
             disabled_checks=unchecked,
         )
-        module = lower(**c.shapes()).mlir_module()
+        module = lower(c.shapes()).mlir_module()
     assert {"tpu": "tpu_custom_call", "gpu": "xla.gpu.triton"}[name] in module
 
 

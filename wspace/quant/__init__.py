@@ -56,6 +56,8 @@ from wspace.quant.kv_cache import cross_block_loss as cross_block_loss
 from wspace.quant.kv_cache import fold_channel_affine as fold_channel_affine
 from wspace.quant.kv_cache import past_only_attention as past_only_attention
 from wspace.quant.kv_cache import quantize_kv as quantize_kv
+from wspace.quant.l2_compression import Compressed as Compressed
+from wspace.quant.l2_compression import l2_compress as l2_compress
 from wspace.quant.lorc import lorc as lorc
 from wspace.quant.norm_scales import reparameterize_norm as reparameterize_norm
 from wspace.quant.norm_tweaking import norm_tweak as norm_tweak

@@ -22,17 +22,18 @@ def histogram(digits: Array, counted: Array | None = None) -> Array:
 def largest_digit(counts: Wide, room: Wide) -> tuple[Array, Wide]:
     """In which bin the `room`-th largest lies, and as which of that bin's members, from the top.
 
-    counts: `[2^16]`, how often each digit occurs. For room = 0 the last bin, and 0.
+    counts: `[2^width]`, how often each digit occurs, width <= 16. For room = 0 the last bin, and 0.
     """
-    bins = jnp.arange(BINS, dtype=jnp.uint32)
+    width = counts.low.size.bit_length() - 1
+    bins = jnp.arange(2**width, dtype=jnp.uint32)
 
     def from_bin(digit: Array) -> Wide:
         inside = bins >= digit
         return total(Wide(jnp.where(inside, counts.high, 0), jnp.where(inside, counts.low, 0)))
 
     def add_bit(i: Array, digit: Array) -> Array:
-        candidate = digit | (jnp.uint32(1) << (DIGIT - 1 - i).astype(jnp.uint32))
+        candidate = digit | (jnp.uint32(1) << (width - 1 - i).astype(jnp.uint32))
         return jnp.where(at_least(from_bin(candidate), room), candidate, digit)
 
-    digit = lax.fori_loop(0, DIGIT, add_bit, jnp.zeros((), jnp.uint32))
+    digit = lax.fori_loop(0, width, add_bit, jnp.zeros((), jnp.uint32))
     return digit, minus(room, from_bin(digit + 1))

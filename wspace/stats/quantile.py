@@ -2,12 +2,14 @@
 
 The bits of a non-negative float grow with its value, so the k-th largest |w| is found bit by bit: 32 counts of
 "how many have at least these bits" (64 for float64), each a plain reduction that XLA partitions. On CPU, where a pass
-over a large leaf costs more than a histogram, 16 bits at a time: 2 histograms (4 for float64).
+over a large leaf costs more than a histogram, 16 bits at a time: 2 histograms (4 for float64). On one TPU or GPU,
+8 bits at a time: 4 passes of the kernel `radix_count`.
 NaN ranks above infinity, so it is kept and stays visible.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -67,15 +69,30 @@ def kth_largest(codes: Array, k: Array) -> Found:
     """The k-th largest of unsigned integers, k = 1 .. size. For k = 0 all ones, which no magnitude is."""
     if codes.size < LARGE:
         return _by_bits(codes, k)
-    return lax.platform_dependent(codes, k, cpu=_by_digits, default=_by_bits)
+    return lax.platform_dependent(codes, k, cpu=_by_histograms, default=_by_kernel)
 
 
-def _by_digits(codes: Array, k: Array) -> Found:
-    code, room, tied = jnp.zeros((), codes.dtype), wide(k), jnp.zeros((), jnp.uint32)
-    for shift in range(8 * codes.dtype.itemsize - DIGIT, -1, -DIGIT):
+def _by_histograms(codes: Array, k: Array) -> Found:
+    def counts(shift: int, above: Array) -> Array:
         rest = codes >> shift
-        alike = (rest >> DIGIT) == (code >> shift >> DIGIT)
-        counts = histogram(rest & (2**DIGIT - 1), alike)
+        return histogram(rest & (2**DIGIT - 1), (rest >> DIGIT) == above)
+
+    return _by_digits(codes, k, DIGIT, counts)
+
+
+def _by_kernel(codes: Array, k: Array) -> Found:
+    """Where the platform's kernel takes these codes; else bit by bit."""
+    from wspace_kernels.radix_count.api import fast  # it stands on this file
+
+    counts = fast(codes)
+    return _by_bits(codes, k) if counts is None else _by_digits(codes, k, 8, counts)
+
+
+def _by_digits(codes: Array, k: Array, width: int, counts_of: Callable[[int, Array], Array]) -> Found:
+    """counts_of: (shift, above) -> how often each digit of `width` bits occurs in codes with these bits above it."""
+    code, room, tied = jnp.zeros((), codes.dtype), wide(k), jnp.zeros((), jnp.uint32)
+    for shift in range(8 * codes.dtype.itemsize - width, -1, -width):
+        counts = counts_of(shift, code >> shift >> width)
         digit, room = largest_digit(wide(counts), room)
         code, tied = code | (digit.astype(codes.dtype) << shift), counts[digit]
     return Found(code, room.low, tied)

@@ -41,7 +41,8 @@ def quantize_blockwise(
       block: entries of a block. Static. signed: whether the map has both signs; without, x >= 0. Static.
       implementation: None, "ref", "tpu" or "gpu". Static.
     Returns:
-      codes uint8 `[n, block]`, the largest magnitudes float32 `[n, 1]`. A block with a NaN has NaN there. No gradients.
+      codes uint8 `[n, block]`, the largest magnitudes float32 `[n, 1]`. A block with a NaN has infinity there and is
+      NaN. No gradients.
     Raises:
       ShapeError: block below 1. As `dispatch.choose` for a named implementation.
     Example:

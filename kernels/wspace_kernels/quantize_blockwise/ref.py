@@ -5,13 +5,14 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from wspace.core.typing import Array
+from wspace_kernels.blocks import magnitude
 from wspace_kernels.quantize_blockwise.dynamic import decode, encode
 
 
 def quantize(x: Array, *, signed: bool) -> tuple[Array, Array]:
     """Codes uint8 `[n, block]` and the largest magnitudes float32 `[n, 1]` of x `[n, block]`."""
     x = x.astype(jnp.float32)
-    most = jnp.max(jnp.abs(x), axis=1, keepdims=True)
+    most = jnp.max(magnitude(x), axis=1, keepdims=True)
     share = jnp.where(most > 0, x / jnp.where(most > 0, most, 1), 0)
     return encode(share, signed).astype(jnp.uint8), most
 
