@@ -138,6 +138,34 @@ def test_alternation_never_loses_and_one_more_level_helps() -> None:
 
 
 @pytest.mark.usefixtures("optax_promotes")
+def test_bitsfusions_recipe_trains_one_to_three_bits() -> None:
+    """Bits by each matrix's own error, steps of least squares, then training for what the unquantized net gave."""
+    mixed = RNG.standard_normal((128, 5)) @ RNG.standard_normal((5, 16)) / 2  # of inputs that hang together
+    x = jnp.asarray(mixed + 0.1 * RNG.standard_normal((128, 16)), jnp.float32)
+    params = {n: jnp.asarray(RNG.standard_normal((16, 16)) * s, jnp.float32) for n, s in (("u", 0.3), ("v", 0.02))}
+
+    def run(p: Any) -> jax.Array:
+        return jnp.tanh(x @ p["u"]) @ (jnp.eye(16) + p["v"])
+
+    wanted = run(params)
+    loss = jax.jit(lambda p: jnp.mean((run(ws.materialize(p)) - wanted) ** 2))
+    table = ws.budget.measured(loss, params, ws.quant.balanced, (1, 2, 3))
+    choices = ws.budget.by_threshold(table, dict.fromkeys("uv", 256), 1.5 * table.costs["u"][3])
+    assert choices == {"u": 3, "v": 1}  # u matters, v is close to nothing
+    start = ws.budget.assign(choices, lambda b: ws.quant.lsq(b, balanced=True))(params)
+    rounded = ws.budget.assign(choices, ws.quant.balanced)(params)
+    for n, b in choices.items():
+        np.testing.assert_allclose(start[n].materialize(), rounded[n].materialize(), atol=1e-6)
+        assert len(np.unique(np.asarray(start[n].harden().codes))) <= 2**b + 1
+    found, tx = start, optax.adam(optax.cosine_decay_schedule(1e-2, 100))
+    state, slope = tx.init(start), jax.jit(jax.grad(loss))
+    for _ in range(100):
+        updates, state = tx.update(slope(found), state)
+        found = optax.apply_updates(found, updates)
+    assert loss(ws.quant.harden(found)) < 0.8 * loss(rounded)
+
+
+@pytest.mark.usefixtures("optax_promotes")
 def test_a_small_net_trains_at_two_bits() -> None:
     """Through the grid a regression gets far better than by rounding what was trained without it."""
     x = jnp.asarray(RNG.standard_normal((256, 16)), jnp.float32)

@@ -61,9 +61,7 @@ def balanced(bits: int = 2, group: Group = None, rounds: int = 10) -> Transform:
     Reference: Sui et al., 2024, "BitsFusion: 1.99 bits Weight Quantization of Diffusion Model".
     Differs from the paper: its code is not public; the start of the alternation is ours.
     """
-    if not 1 <= bits <= 7:
-        raise WspaceError(f"balanced: bits={bits} is not supported; it takes 1 to 7")
-    grid = named(f"balanced{bits}")
+    grid = balanced_grid(bits)
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> QTensor:
         w = ctx.view().to_matrix(leaves[0])
@@ -71,6 +69,17 @@ def balanced(bits: int = 2, group: Group = None, rounds: int = 10) -> Transform:
         return qtensor(codes, grid, scales, ctx)
 
     return leafwise("balanced", apply)
+
+
+def balanced_grid(bits: int) -> Grid:
+    """The grid of 2^b + 1 codes.
+
+    Raises:
+      WspaceError: bits outside 1..7.
+    """
+    if not 1 <= bits <= 7:
+        raise WspaceError(f"balanced: bits={bits} is not supported; it takes 1 to 7")
+    return named(f"balanced{bits}")
 
 
 def effective_bits(bits: int) -> float:

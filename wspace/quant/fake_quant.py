@@ -13,9 +13,11 @@ from wspace.core.axes import MatrixView
 from wspace.core.implicit import Implicit, implicit, static
 from wspace.core.transform import Context, Transform, leafwise, narrow, working, working_dtype
 from wspace.core.typing import Array, Leaf
+from wspace.quant.balanced import alternate_array, balanced_grid
 from wspace.quant.formats import Format, choose, named
 from wspace.quant.grid import WITHIN, Block, Grid, Group, block_of, blocks, decode, encode, fit, unblocked, widened
 from wspace.quant.integer import limits
+from wspace.quant.levels import Levels
 from wspace.quant.qtensor import QTensor
 
 
@@ -26,16 +28,15 @@ def fake_quant_array(w: Array, grid: Grid, block: Block) -> Array:
     return w + (decode(encode(fixed, grid, scales := fit(fixed, grid, block)), grid, scales) - fixed)
 
 
-@partial(jax.jit, static_argnames=("bits",))
-def lsq_array(w: Array, step: Array, bits: int) -> Array:
-    """w `[..., in, out]` on integers times a learned step `[..., in/group, out/width]`.
+@partial(jax.jit, static_argnames=("low", "high"))
+def lsq_array(w: Array, step: Array, low: int, high: int) -> Array:
+    """w `[..., in, out]` on the integers low..high times a learned step `[..., in/group, out/width]`.
 
-        v = clip(w / s, -2^(b-1), 2^(b-1) - 1),   out = s round(v)
+        v = clip(w / s, low, high),   out = s round(v)
         d out / d w = [w / s is not clipped],   d out / d s = g (round(v) - v [not clipped])
 
-    g = 1 / sqrt(N (2^(b-1) - 1)), N: how many weights share a step.
+    g = 1 / sqrt(N high), N: how many weights share a step.
     """
-    low, high = limits(bits)
     count = w.size / max(step.size, 1)
     slow = 1 / max(count * high, 1) ** 0.5
     s = widened(lax.stop_gradient(step * (1 - slow)) + step * slow, w.ndim)
@@ -63,7 +64,7 @@ class FakeQuant(Implicit):
         if self.step is None:
             made = fake_quant_array(matrix, named(self.format), self.block)
         else:
-            made = lsq_array(matrix, self.step.astype(matrix.dtype), named(self.format).bits)
+            made = lsq_array(matrix, self.step.astype(matrix.dtype), *_ends(named(self.format)))
         return narrow(self.view.from_matrix(made), self.w.dtype)
 
     def harden(self) -> QTensor:
@@ -106,37 +107,47 @@ def fake_quant(bits: int = 4, group: Group = None, symmetric: bool = True, grid:
     return Transform(apply, "fake_quant")
 
 
-def lsq(bits: int = 4, group: Group = None) -> Transform:
+def _ends(grid: Grid) -> tuple[int, int]:
+    """The integers that a learned step multiplies: balanced around zero, or as many below it as there are codes."""
+    return (round(grid.levels[0]), round(grid.levels[-1])) if isinstance(grid, Levels) else limits(grid.bits)
+
+
+def lsq(bits: int = 4, group: Group = None, balanced: bool = False) -> Transform:
     """Learn the step size with the weights: LSQ.
 
         w_seen = s round(clip(w / s, -2^(b-1), 2^(b-1) - 1)),   s starts at 2 mean|w| / sqrt(2^(b-1) - 1)
 
-    Gradients are those of `lsq_array`: rounding passes them, clipping stops them, s has one of its own, scaled down.
+    Balanced, the largest level is 2^(b-1), and s starts where alternating least squares leaves it: BitsFusion's, for
+    which `budget.by_threshold` gives each matrix its bits and `budget.assign` the Transform. Gradients are those of
+    `lsq_array`: rounding passes them, clipping stops them, s has one of its own, scaled down.
 
     Scope: leaf (1 pass). Needs: nothing. Random: no. Output leaf: FakeQuant with a step.
 
     Args:
-      bits: 2..8. Static. group: weights that share a step, as of `rtn`. Static.
+      bits: 2..8; balanced 1..7. Static. group: weights that share a step, as of `rtn`. Static.
+      balanced: one level more, as of `balanced`. Static.
     Returns:
       Transform, 1 -> 1, for matrices.
     Raises:
-      ShapeError: as `rtn`. WspaceError: bits outside 2..8.
+      ShapeError: as `rtn`. WspaceError: bits outside 2..8, or 1..7.
     Example:
       >>> p = lsq(bits=2)({"kernel": jnp.array([[1.0], [-2.0]])})["kernel"]
       >>> p.step, p.materialize().ravel()
       (Array([[3.]], dtype=float32), Array([ 0., -3.], dtype=float32))
 
-    Reference: Esser, McKinstry, Bablani, Appuswamy, Modha, 2020, "Learned Step Size Quantization".
+    Reference: Esser, McKinstry, Bablani, Appuswamy, Modha, 2020, "Learned Step Size Quantization"; balanced: Sui et
+      al., 2024, "BitsFusion: 1.99 bits Weight Quantization of Diffusion Model".
     Differs from the paper: a step may be shared by a group or an output instead of a layer; for activations see
       `fake_quantize_activations`.
     """
-    chosen = choose(bits, True, None)
+    chosen = balanced_grid(bits) if balanced else choose(bits, True, None)
 
     def apply(leaves: tuple[Leaf, ...], ctx: Context) -> FakeQuant:
         view, w = ctx.view(), jnp.asarray(leaves[0])
         matrix = view.to_matrix(working(w))
         block = block_of(matrix, group, ctx.spec.path)
-        return FakeQuant(w, lsq_start(matrix, bits, block), format=chosen.name, block=block, view=view)
+        start = alternate_array(matrix, chosen, block)[1]["scale"] if balanced else lsq_start(matrix, bits, block)
+        return FakeQuant(w, start, format=chosen.name, block=block, view=view)
 
     return Transform(apply, "lsq")
 
