@@ -6,6 +6,8 @@ An array goes back once nothing refers to it any more, its views and the jax arr
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,19 @@ def empty(size: int, dtype: Any) -> np.ndarray[Any, Any]:
     return np.asarray(owner).view(dtype)
 
 
+@contextmanager
+def keeping(most: int | None) -> Iterator[None]:
+    """While it lasts, no more than so many bytes wait to be used again; None changes nothing."""
+    global KEPT
+    before = KEPT
+    KEPT = before if most is None else min(before, max(0, most))
+    try:
+        _trim()
+        yield
+    finally:
+        KEPT = before
+
+
 def _taken(nbytes: int) -> _Memory:
     """The smallest free memory that fits, if no more than half of it is wasted."""
     for key, memory in sorted(_FREE.items(), key=lambda item: item[1].nbytes):
@@ -45,6 +60,10 @@ def _taken(nbytes: int) -> _Memory:
 
 def _give_back(memory: _Memory) -> None:
     _FREE[id(memory)] = memory
+    _trim()
+
+
+def _trim() -> None:
     for key in list(_FREE):
         if sum(m.nbytes for m in list(_FREE.values())) <= KEPT:
             break

@@ -17,6 +17,7 @@ import numpy as np
 from wspace.core.align import Aligned, Given, align
 from wspace.core.axes import Axes
 from wspace.core.blocks import blockwise, entrywise
+from wspace.core.buffers import keeping
 from wspace.core.containers import as_params
 from wspace.core.errors import SideTreeError, TooLarge, WspaceError
 from wspace.core.implicit import in_double
@@ -76,7 +77,7 @@ class Ready(NamedTuple):
 
     made: what comes out for each leaf, abstract; None while traced. costs: what each leaf takes, if it was weighed.
     room: bytes for whole leaves; None is no limit. cuts: leaves that are larger, and into how many parts they go.
-    done: leaves that the sink has already.
+    spare: bytes of that which no leaf needs. done: leaves that the sink has already.
     """
 
     t: Transform
@@ -86,6 +87,7 @@ class Ready(NamedTuple):
     costs: Mapping[Path, Held] = {}
     room: int | None = None
     cuts: Mapping[Path, int] = {}
+    spare: int | None = None
     done: frozenset[Path] = frozenset()
 
 
@@ -135,7 +137,12 @@ def _within(ready: Ready, memory: int | str) -> Ready:
             f"leaf{more}: {size(limit)} are too few beside the {size(taken)} of the process; give it "
             f"memory='{-(-(taken + large[path]) // 2**20)}MiB' or leave the leaf out with on(...)"
         )
-    return ready._replace(room=room, cuts=cuts)
+    costs = [
+        (cost.lift, cost.whole // cuts.get(path, 1), cost.made // cuts.get(path, 1))
+        for path, cost in ready.costs.items()
+    ]
+    most = max((max(lift, whole) for lift, whole, _ in costs), default=0) + max((made for *_, made in costs), default=0)
+    return ready._replace(room=room, cuts=cuts, spare=max(0, room - most))
 
 
 def transfer(ready: Ready, sink: MutableMapping[Any, Leaf], progress: Progress | None = None) -> None:
@@ -166,7 +173,7 @@ def transfer(ready: Ready, sink: MutableMapping[Any, Leaf], progress: Progress |
 
     files = any(not isinstance(x, dict) for x in (sink, *(s.source for s in work.sources)))
     around = overlapped(read, write, lambda: _precision(work)) if files else contextlib.nullcontext(plain(read, write))
-    with _precision(work), around as transport:
+    with _precision(work), keeping(ready.spare), around as transport:
         _run(ready, transport, tell)
     for path in work.names:
         if path not in work.specs and path not in ready.done:
