@@ -14,10 +14,10 @@ docstrings: of the standard library's packages (asyncio, email, ...), 128 paragr
 more; no paragraph of those is among the pairs.
 
 Hardware: 2 CPU cores. Time: about 20 s a row on idle cores for the evaluation, and 20 s to calibrate and solve; of the
-methods that learn signround takes 110 s of CPU, adaround 80 with 200 steps (the default has 1000, the paper 10,000);
-flexround has 200 as well. Measured, jax 0.10.2, Python 3.11 (scales are kept in float32; R@1 of 900
-pairs has a standard error of 0.016, a difference of two rows one of about 0.01); fp32 has R@1 0.402, MRR 0.527. gptq*:
-with act_order, asymmetric. bits: true bits a weight.
+methods that learn signround takes 110 s of CPU, with 200 steps adaround 80 and flexround 115 (their default is 1000
+steps, adaround's paper has 10,000). Measured, jax 0.10.2, Python 3.11 (scales are kept in float32; R@1 of 900 pairs has
+a standard error of 0.016, a difference of two rows one of about 0.01); fp32 has R@1 0.402, MRR 0.527. gptq*: with
+act_order, asymmetric. bits: true bits a weight.
 
                       rounded to nearest             gptq*
                       R@1    MRR    cosine  bits     R@1    MRR    cosine  bits
@@ -56,11 +56,12 @@ with act_order, asymmetric. bits: true bits a weight.
     gptaq                                            0.399  0.523  0.9642  4.09
     adaround                                         0.380  0.514  0.9261  4.09
     signround                                        0.400  0.521  0.9283  4.09
+    flexround                                        0.393  0.516  0.9526  4.09
     qep + gptq*       0.392  0.511  0.9195  3.07     0.402  0.524  0.9707  4.09
 
 At 2 bits, group 32, qep + gptq* has 0.364, 0.488, 0.8583. From 6 bits on nothing is left to gain over rounding; floats
-and nf4 do better than int4 before gptq, not after it. Learning the rounding of single layers (adaround, signround) is
-behind gptq* in cosine, at 3 to 4 times its cost.
+and nf4 do better than int4 before gptq, not after it. Learning the rounding of single layers (adaround, signround,
+flexround) is behind gptq* in cosine, at 3 to 4 times its cost.
 """
 
 from __future__ import annotations
