@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wspace_kernels.dequant_matmul import dequant_matmul, packed
 from wspace_kernels.fake_quant import fake_quant
+from wspace_kernels.gptq_block import gptq_block
 from wspace_kernels.merge_many import merge_many
 from wspace_kernels.nm_mask import nm_pack, nm_unpack
 from wspace_kernels.quantize_blockwise import (
@@ -23,6 +24,7 @@ __all__ = [
     "dequantize_blockwise",
     "empty_moments",
     "fake_quant",
+    "gptq_block",
     "merge_many",
     "nm_pack",
     "nm_unpack",

@@ -32,11 +32,6 @@ def tile(shape: tuple[int, int], arrays: int, budget: int = 2**22) -> tuple[int,
     return min(shape[0], rows), columns
 
 
-def magnitude(x: Array) -> Array:
-    """|x|, and infinity for NaN, so that a maximum does not pass it over, as Triton's does."""
-    return jnp.where(x == x, jnp.abs(x), jnp.inf)
-
-
 def float_reason(*arrays: jax.Array) -> str:
     """Why a kernel that computes in float32 can't take these arrays; "" if it can."""
     odd = [x.dtype for x in arrays if x.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16)]

@@ -11,9 +11,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
 
 from wspace.core.typing import Array
-from wspace_kernels.blocks import float_reason, magnitude
+from wspace_kernels.blocks import float_reason
 from wspace_kernels.dispatch import out
 from wspace_kernels.fake_quant.ref import rate, rounded, slopes_of, step_of
+from wspace_kernels.portable import magnitude
 
 ROWS, WIDE = 32, 64  # of a tile
 PARAMS = {"num_warps": 4, "num_stages": 1}

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from wspace.core.typing import Array
-from wspace_kernels.blocks import magnitude
+from wspace_kernels.portable import magnitude, nearest
 
 
 def limits(bits: int) -> tuple[int, int]:
@@ -51,13 +51,6 @@ def clipped(v: Array, bits: int) -> Array:
     """Drawn into the range of codes; NaN stays."""
     low, high = limits(bits)
     return jnp.where(v < low, float(low), jnp.where(v > high, float(high), v))
-
-
-def nearest(x: Array) -> Array:
-    """Whole numbers, half to even: `jnp.round` for Triton, which has none."""
-    below = jnp.floor(x)
-    part, half = x - below, below * 0.5
-    return jnp.where((part > 0.5) | ((part == 0.5) & (half != jnp.floor(half))), below + 1, below)
 
 
 def slopes_of(x: Array, s: Array, slope: Array, bits: int) -> tuple[Array, Array]:

@@ -10,9 +10,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from wspace.core.typing import Array
-from wspace_kernels.blocks import LANES, float_reason, magnitude
+from wspace_kernels.blocks import LANES, float_reason
 from wspace_kernels.dispatch import out
 from wspace_kernels.fake_quant.ref import rate, rounded, slopes_of, step_of
+from wspace_kernels.portable import magnitude
 
 MOST = 2048  # inputs of a group
 ROWS = 512  # inputs of a block, of small groups

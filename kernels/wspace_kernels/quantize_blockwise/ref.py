@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from wspace.core.typing import Array
-from wspace_kernels.blocks import magnitude
+from wspace_kernels.portable import magnitude
 from wspace_kernels.quantize_blockwise.dynamic import decode, encode
 
 

@@ -1,0 +1,44 @@
+"""Deleted, the kernel could solve another problem than `wspace.quant.gptq` does."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from wspace_kernels.dispatch import target
+
+from wspace.core.errors import ShapeError, WspaceError
+from wspace.kernels import gptq_block
+from wspace.quant.formats import named
+from wspace.quant.gptq import damped, gptq_array, inverse_factor
+from wspace.quant.grid import Block, decode, fit
+
+
+@pytest.mark.parametrize("name", ["ref", "tpu", "gpu"])
+@pytest.mark.parametrize("grid", ["int4", "int3_asymmetric"])
+def test_a_matrix_of_one_block_is_that_of_gptq(name: str, grid: str) -> None:
+    x, w = jax.random.normal(jax.random.key(0), (2, 64, 64), jnp.float32)
+    gram, form = x.T @ x / 64, named(grid)
+    wanted, scales = gptq_array(w, gram, 0.01, form, Block(64, 1))
+    factor = inverse_factor(damped(w, gram, 0.01)[1])
+    with target("cpu" if name == "ref" else name, interpret=True):
+        got = gptq_block(w, factor, fit(w, form, Block(64, 1))["scale"], scales.get("zero"), form.bits, name)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(got.codes, wanted)
+    np.testing.assert_allclose(got.made, decode(wanted, form, scales), rtol=1e-5, atol=1e-6)
+
+
+def test_what_does_not_fit_is_told() -> None:
+    w, factor, scale = jnp.ones((48, 4)), jnp.eye(48), jnp.ones((1, 4))
+    with pytest.raises(ShapeError, match=r"factor \(4, 4\)"):
+        gptq_block(w, factor[:4, :4], scale)
+    with pytest.raises(WspaceError, match="bits=9"):
+        gptq_block(w, factor, scale, bits=9)
+    with target("gpu", interpret=True), pytest.raises(ShapeError, match="a power of two"):
+        gptq_block(w, factor, scale, implementation="gpu")
+
+
+def test_a_weight_that_is_no_number_says_so() -> None:
+    solved = gptq_block(jnp.ones((4, 2)).at[1, 0].set(jnp.nan), jnp.eye(4), jnp.ones((1, 2)))
+    assert solved.codes[1, 0] == 0 and jnp.isnan(solved.errors[1, 0])
+    assert bool(jnp.all(jnp.isfinite(solved.errors[:, 1])))
