@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wspace_kernels.delta_rule import delta_product, delta_rule
 from wspace_kernels.dequant_matmul import dequant_matmul, packed
 from wspace_kernels.fake_quant import fake_quant
 from wspace_kernels.gptq_block import gptq_block
@@ -20,6 +21,8 @@ from wspace_kernels.two_pass_softmax import two_pass_softmax
 __all__ = [
     "Moments",
     "adam_8bit",
+    "delta_product",
+    "delta_rule",
     "dequant_matmul",
     "dequantize_blockwise",
     "empty_moments",
