@@ -97,6 +97,12 @@ def test_what_does_not_fit_is_said_first(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_recipe_that_needs_whole_models_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quickstart = str(Path(__file__).parents[2] / "configs/quickstart.py")
+    assert main(["run", quickstart, str(tmp_path / "out"), "--mesh", "x=8"]) == 2
+    assert "it evaluates whole models, which is not done on a mesh: leave --mesh out" in capsys.readouterr().err
+
+
 def test_nan_on_a_mesh_is_refused(tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = open_checkpoint(tmp_path / "a").tree()
     bad["layers"]["bias"] = np.array([0, 0, np.nan, 0, 0, 0], np.float32)

@@ -15,7 +15,7 @@ import jax
 from wspace.app import blocks
 from wspace.app.build import Work, merge_work, steps, work
 from wspace.app.forecast import Cost, forecast
-from wspace.app.mesh import Spread, run_spread
+from wspace.app.mesh import Spread, check_spread, run_spread
 from wspace.app.output import TRANSFORM
 from wspace.app.recipe import Blocks, Recipe
 from wspace.app.records import write_records
@@ -209,6 +209,8 @@ def run_recipe(
     spread: over which devices; then bare, and in memory.
     """
     check_out(out, inputs(recipe.sources), overwrite=overwrite)
+    if spread is not None:
+        check_spread(recipe)
     job = open_recipe(recipe, track, memory)
     result = Result(notes=list(job.work.notes))
     ready = job.ready

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+from wspace.app.recipe import Recipe
 from wspace.app.records import write_records
 from wspace.app.tee import cast
 from wspace.app.weights import Weights
@@ -145,19 +146,30 @@ def check_finite(leaf: Leaf, name: str, label: str) -> None:
             )
 
 
+def check_spread(recipe: Recipe) -> None:
+    """Refuse what needs whole models on one device, before anything is opened.
+
+    Raises:
+      RecipeError: the recipe evaluates, calibrates block by block, or writes an adapter.
+    """
+    for asks, what in (
+        (recipe.evaluate is not None, "evaluates whole models"),
+        (recipe.blocks is not None, "calibrates block by block"),
+        ("peft" in recipe.output.formats, "writes an adapter"),
+    ):
+        if asks:
+            raise RecipeError(printable(f"{recipe.file}: it {what}, which is not done on a mesh: leave --mesh out"))
+
+
 def run_spread(
     job: Opened, out: File, made: Any, options: Mapping[str, Any], result: Result, how: Spread, tell: Progress
 ) -> None:
     """Load, transform and write on a mesh. There is no ledger and no report: they would gather every leaf.
 
     Raises:
-      RecipeError: the recipe evaluates, or writes an adapter. WspaceError: another number of devices.
-      ShapeError: a rule does not fit a leaf.
+      WspaceError: another number of devices. ShapeError: a rule does not fit a leaf.
     """
     recipe = job.recipe
-    if recipe.evaluate is not None or "peft" in recipe.output.formats:
-        what = "writes an adapter" if recipe.evaluate is None else "evaluates"
-        raise RecipeError(printable(f"{recipe.file}: {what}, which takes whole models: leave --mesh out"))
     place = placement(how.devices(), how.rules)
     crew = Together() if jax.process_count() > 1 else ALONE
     t = job.work.transform
