@@ -15,6 +15,7 @@ from wspace.kernels import fake_quant
 from wspace.quant.fake_quant import fake_quant_array, lsq_array
 from wspace.quant.formats import named
 from wspace.quant.grid import Block
+from wspace.quant.integer import limits
 
 W = jax.random.normal(jax.random.key(0), (64, 30), jnp.float32)
 
@@ -32,7 +33,7 @@ def test_values_and_gradients_are_those_of_quant(name: str, bits: int) -> None:
     with target("cpu" if name == "ref" else name, interpret=True):
         learned = both(lambda w, s: fake_quant(w, s, bits, implementation=name), W, step)  # type: ignore[arg-type]
         straight = both(lambda w: fake_quant(w, None, bits, 32, implementation=name), W)  # type: ignore[arg-type]
-    wanted = [both(lambda w, s: lsq_array(w, s, bits), W, step)]
+    wanted = [both(lambda w, s: lsq_array(w, s, *limits(bits)), W, step)]
     wanted.append(both(lambda w: fake_quant_array(w, named(f"int{bits}"), Block(32, 1)), W))
     for got, want in zip([learned, straight], wanted, strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), got, want)
