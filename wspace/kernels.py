@@ -8,6 +8,7 @@ from wspace_kernels.fake_quant import fake_quant
 from wspace_kernels.gptq_block import gptq_block
 from wspace_kernels.merge_many import merge_many
 from wspace_kernels.nm_mask import nm_pack, nm_unpack
+from wspace_kernels.permute_gather import permute_gather
 from wspace_kernels.quantize_blockwise import (
     Moments,
     adam_8bit,
@@ -32,6 +33,7 @@ __all__ = [
     "nm_pack",
     "nm_unpack",
     "packed",
+    "permute_gather",
     "quantize_blockwise",
     "radix_count",
     "two_pass_softmax",
