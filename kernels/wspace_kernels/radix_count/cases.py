@@ -33,12 +33,11 @@ def _moved(x: Any, **prefix: Any) -> int:
 
 
 case = partial(Case, call=radix_count, moved=_moved)
-FIRST, SECOND, THIRD, LARGE = {"shift": 24}, {"shift": 16}, {"shift": 8}, (4096, 4096)
+FIRST, SECOND, LARGE = {"shift": 24}, {"shift": 16}, (4096, 4096)
 ROWS = {"rows": True}
 CASES = [
     case("leaf", make=_make((40, 1100)), static=FIRST, stacked=("x",)),
     case("leaf-second", make=_make((3, 5, 130), prefix=0x3F), static=SECOND),
-    case("leaf-third", make=_make((70, 33), prefix=0x3F80), static=THIRD),
     case("codes", make=_codes, static=FIRST),
     case("vector-bfloat16", make=_make((17000,), jnp.bfloat16, 0x3E), static=SECOND),
     case("rows", make=_make((35, 1030), prefix=0x3F, stack=(35,)), static=SECOND | ROWS, stacked=("x", "prefix")),

@@ -33,8 +33,7 @@ def _moved(x: Any) -> int:
 
 case = partial(Case, call=two_pass_softmax, moved=_moved, slopes=("x",))
 CASES = [
-    case("rows", make=_make((3, 9000)), stacked=("x",), tolerance=4e-6),
-    case("beyond-overflow", make=_make((2, 2, 4500), around=5000.0), tolerance=4e-6),
+    case("beyond-overflow", make=_make((3, 9000), around=5000.0), stacked=("x",), tolerance=4e-6),
     case("masked", make=_make((9000,), masks=True), tolerance=4e-6),
     case("bfloat16", make=_make((35, 4200), jnp.bfloat16), slopes=(), tolerance=2**-8),
     case("rows-large", make=_make((2048, 65536), jnp.bfloat16), slopes=(), large=True),
