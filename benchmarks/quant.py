@@ -33,6 +33,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -43,7 +44,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import wspace as ws
+from benchmarks.measured import write
 from wspace.core.axes import Axes
 from wspace.quant.gptq import inverse_factor
 from wspace.stats.seen import Rows, Seen
@@ -116,6 +120,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="jobs: gram factor rtn gptq gptq_act_order awq quantease")
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
     w, x = problem(given.inputs, given.outputs, given.tokens)
@@ -125,12 +130,14 @@ def main() -> None:
         command = [given.python, str(worker), given.folder, f"{held}/problem.npz"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer:
             jobs = ours(jnp.asarray(w), jnp.asarray(x))
-            run(peer, {name: jobs[name] for name in given.only or jobs}, given.rounds, w, x)
+            rows = run(peer, {name: jobs[name] for name in given.only or jobs}, given.rounds, w, x)
+    write(given.json, "quant", {"layer": w.shape, "tokens": given.tokens, "rows": rows})
     print(f"a tree of 16 layers of one shape compiles {compiled(16)} programs more than one layer does")
 
 
-def run(peer: Any, jobs: dict[str, Callable[[], Any]], rounds: int, w: np.ndarray, x: np.ndarray) -> None:
-    """Turn by turn, then the table."""
+def run(peer: Any, jobs: dict[str, Callable[[], Any]], rounds: int, w: np.ndarray, x: np.ndarray) -> dict[str, Any]:
+    """Turn by turn, printed as a table; CPU seconds of both for each job."""
+    rows: dict[str, Any] = {}
 
     def torch(job: str) -> dict[str, Any]:
         print(job, file=peer.stdin, flush=True)
@@ -163,6 +170,8 @@ def run(peer: Any, jobs: dict[str, Callable[[], Any]], rounds: int, w: np.ndarra
             f"{max(first - cpu, 0):11.2f}  {error}",
             flush=True,
         )
+        rows[name] = {"peer cpu": other if known else None, "cpu": cpu, "compile cpu": max(first - cpu, 0)}
+    return rows
 
 
 if __name__ == "__main__":

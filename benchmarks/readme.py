@@ -58,6 +58,31 @@ def match(found: Mapping[str, Any]) -> str:
     return f"{what}\n\n{_table(head, rows)}"
 
 
+def quant(found: Mapping[str, Any]) -> str:
+    """Layer solvers beside the published torch codes."""
+    rows = []
+    for job, r in found["rows"].items():
+        theirs = [f"{r['peer cpu']:.2f}", f"{r['peer cpu'] / r['cpu']:.1f}"] if r["peer cpu"] is not None else ["", ""]
+        rows.append([job, f"{r['cpu']:.2f}", f"{r['compile cpu']:.2f}", *theirs])
+    inputs, outputs = found["layer"]
+    what = (
+        f"A layer of {inputs} inputs and {outputs} outputs, {found['tokens']} correlated tokens, int4, groups of 128: "
+        f"CPU seconds, compilation apart, beside the published torch codes. {_machine(found)}"
+    )
+    return f"{what}\n\n{_table(('job', 'ours, CPU s', 'compilation', 'torch, CPU s', 'ratio'), rows)}"
+
+
+def quantile(found: Mapping[str, Any]) -> str:
+    """Order statistics beside a partition and sorts."""
+    ways = ("host", "np.partition", "jit", "jnp.sort", "lax.top_k", "bound")
+    rows = [[leaf, *(f"{r[way]:.0f}" for way in ways)] for leaf, r in found["rows"].items()]
+    what = (
+        "The median magnitude of a leaf, milliseconds: ours for a leaf on the host, NumPy's partition, ours under jit, "
+        f"jax's sort and top_k; the bound is one read of the leaf. {_machine(found)}"
+    )
+    return f"{what}\n\n{_table(('leaf', *ways), rows)}"
+
+
 def _machine(found: Mapping[str, Any]) -> str:
     m = found["machine"]
     busy = f", shared: load {m['load']} on {m['cores']} cores" if m["load"] > m["cores"] else ""
@@ -69,7 +94,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, line, *rows))
 
 
-PARTS = {"merge": merge, "match": match}
+PARTS = {"merge": merge, "match": match, "quant": quant, "quantile": quantile}
 
 
 def main() -> int:
