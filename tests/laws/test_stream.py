@@ -65,17 +65,34 @@ def test_stream_equals_memory_bitwise_and_reads_each_leaf_passes_times(row: Row)
     assert ticks[-1][0] == ticks[-1][1] == len(ticks)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if not row.transform().folds], ids=str)
+# Programs that multiply and add. The newest jax rounds them otherwise for a few entries than for many, blocks or not.
+FUSED = ("merge.fisher", "merge.delta_weighted(entry)")
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.transform().folds and str(row) not in FUSED], ids=str)
 def test_leaves_on_the_host_in_blocks_equal_memory_bitwise(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes from files goes block by block where the program allows it; a block here is 5 entries."""
-    monkeypatch.setattr(blocks, "BLOCK", 5)
     trees, given = row.example()
+    in_blocks_equal(row.transform(), trees, given, row.result, 5, monkeypatch)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_products_and_sums_in_blocks_equal_memory_bitwise(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = next(row for row in ROWS if str(row) == name)
+    trees, given = jax.tree.map(lambda x: jnp.tile(x, 512), row.example())  # along the last axis
+    in_blocks_equal(row.transform(), trees, given, row.transform()(*trees, **given), 1024, monkeypatch)
+
+
+def in_blocks_equal(
+    t: ws.Transform, trees: Any, given: Any, result: Any, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", block)
     paths = list(as_params(trees[0]).leaves)
     sides = {name: side if name == "key" else flat(side, paths) for name, side in given.items()}
     sides = {name: side if name == "key" else jax.tree.map(on_host, side) for name, side in sides.items()}
     sink: dict[str, Any] = {}
-    ws.stream(row.transform(), [Counting(jax.tree.map(on_host, t)) for t in trees], sink, **sides)
-    for path, leaf in as_params(row.result).leaves.items():
+    ws.stream(t, [Counting(jax.tree.map(on_host, tree)) for tree in trees], sink, **sides)
+    for path, leaf in as_params(result).leaves.items():
         for a, b in zip(jax.tree.leaves(sink.get(show(path))), jax.tree.leaves(leaf), strict=True):
             np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=show(path))
 
