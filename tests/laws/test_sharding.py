@@ -44,7 +44,7 @@ def tried() -> Iterator[Any]:
         known[row.make] += 1
 
 
-@pytest.mark.parametrize(("row", "kind", "last"), tried())
+@pytest.mark.parametrize(("row", "kind", "last"), list(tried()))
 def test_output_sharding_is_input_sharding(row: Row, kind: AxisType, last: tuple[str | None, ...]) -> None:
     mesh = jax.make_mesh((8,), ("model",), axis_types=(kind,))
     trees, given = row.example()
