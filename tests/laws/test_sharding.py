@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -34,17 +32,8 @@ FAST = {"xla_backend_optimization_level": 0}  # shardings are settled before LLV
 MESHES = [(AxisType.Auto, ("model", None)), (AxisType.Explicit, (None, "model"))]
 
 
-def tried() -> Iterator[Any]:
-    """A factory's first row on both, its others (the same program but for a part) on one in turn."""
-    known: Counter[Any] = Counter()
-    for row in ROWS:
-        for k, (mesh, name) in enumerate(zip(MESHES, ("auto-in", "explicit-out"), strict=True)):
-            if not known[row.make] or known[row.make] % 2 == k:
-                yield pytest.param(row, *mesh, id=f"{row}-{name}")
-        known[row.make] += 1
-
-
-@pytest.mark.parametrize(("row", "kind", "last"), list(tried()))
+@pytest.mark.parametrize(("kind", "last"), MESHES, ids=["auto-in", "explicit-out"])
+@pytest.mark.parametrize("row", ROWS, ids=str)
 def test_output_sharding_is_input_sharding(row: Row, kind: AxisType, last: tuple[str | None, ...]) -> None:
     mesh = jax.make_mesh((8,), ("model",), axis_types=(kind,))
     trees, given = row.example()
