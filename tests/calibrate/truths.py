@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from wspace.core.containers import as_params, show
@@ -19,7 +18,14 @@ def gram(rows: Any, weights: Any = None) -> np.ndarray:
 
 
 def normal(seed: int, *shape: int) -> Any:
-    return jax.random.normal(jax.random.key(seed), shape)
+    """float32, of numpy: jax's own would be compiled for every shape."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def softmax(x: Any) -> np.ndarray:
+    """Over the last axis, in float64."""
+    x = np.exp(np.asarray(x, np.float64) - np.max(x, -1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
 
 
 def filled(shapes: Any, seed: int = 0) -> Any:
@@ -60,4 +66,4 @@ def patches(image: Any, kernel: tuple[int, int], stride: int = 1, pad: int = 0, 
 
 
 def tokens(seed: int, n: int, *shape: int) -> Any:
-    return jax.random.randint(jax.random.key(seed), shape, 0, n, jnp.int32)
+    return np.random.default_rng(seed).integers(0, n, shape, np.int32)
