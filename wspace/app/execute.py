@@ -14,7 +14,7 @@ import jax
 
 from wspace.app import blocks
 from wspace.app.build import Work, merge_work, steps, work
-from wspace.app.forecast import Cost, forecast
+from wspace.app.forecast import Cost, check_memory, forecast
 from wspace.app.mesh import Spread, check_spread, run_spread
 from wspace.app.output import TRANSFORM
 from wspace.app.recipe import Blocks, Recipe
@@ -56,6 +56,7 @@ class Opened:
     @cached_property
     def ready(self) -> Ready:
         """All of it, checked."""
+        check_memory(self)
         if self.recipe.blocks is not None:
             return blocks.ready(self)
         t = self.work.transform

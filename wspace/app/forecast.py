@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from wspace.app.weights import check_finite
+from wspace.core.errors import TooLarge
 from wspace.core.implicit import Implicit
 from wspace.core.memory import PROGRAMS, anonymous
 from wspace.core.plan import Plan
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from wspace.app.execute import Opened
 
 SAMPLE = 2**21  # entries that are timed
+ORBAX = 160 << 20  # bytes that writing Orbax takes: its libraries, and chunks that are compressed and compared
 KEPT = 2**25  # bytes of an array up to which the C library keeps its memory once it is freed
 TIMED = 2**28  # bytes to move from which on it is worth it
 
@@ -58,10 +60,25 @@ def forecast(job: Opened, table: Plan, *, bare: bool = False) -> Cost:
     """What a run will cost; seconds for large models only."""
     taken = anonymous()
     kept = max((row.writes for row in table.rows if row.writes <= KEPT), default=0)
-    memory = taken + PROGRAMS + table.peak + kept if taken else 0
+    memory = taken + max(PROGRAMS + table.peak + kept, orbax(job)) if taken else 0
     ledger = 0 if bare else sum(map(_stored, job.reference.specs.values()))  # it reads the reference once more
     moved = table.bytes_read + ledger, table.bytes_written
     return Cost(*moved, table.passes, memory, _seconds(job, table, bare) if sum(moved) > TIMED else None)
+
+
+def orbax(job: Opened) -> int:
+    """Bytes that the last step takes, if it is to write Orbax."""
+    return ORBAX if "orbax" in job.recipe.output.formats else 0
+
+
+def check_memory(job: Opened) -> None:
+    """Raises TooLarge if the last step does not fit into the memory that the run may take."""
+    taken, wanted = anonymous(), orbax(job)
+    if job.memory is not None and taken + wanted > job.memory:
+        raise TooLarge(
+            f"writing Orbax takes {size(wanted)}: {size(job.memory)} are too few beside the {size(taken)} of the "
+            f"process; give it memory='{-(-(taken + wanted) // 2**20)}MiB', or leave orbax out of the formats"
+        )
 
 
 def _stored(spec: Any) -> int:

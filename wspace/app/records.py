@@ -13,6 +13,7 @@ import wspace
 from wspace.app import plots
 from wspace.app.changes import set_dtype
 from wspace.app.report import Block, Figure, Table, Text, page
+from wspace.core.buffers import keeping
 from wspace.core.errors import MissingExtra, TreeMismatch, listed
 from wspace.core.plan import HEAD as PLAN
 from wspace.core.plan import tabulate
@@ -60,7 +61,8 @@ def write_records(job: Opened, sink: FolderSink, result: Result, *, bare: bool =
         write_peft(folder / "adapter", result, str(keeper.folder or ""))
     if "orbax" in recipe.output.formats:
         written = sink.checkpoint()
-        write_orbax(folder / "orbax", written.tree(), metadata=written.metadata)
+        with keeping(0):
+            write_orbax(folder / "orbax", written.tree(), metadata=written.metadata)
 
 
 def write_peft(folder: Path, result: Result, base: str) -> None:

@@ -15,7 +15,8 @@ from wspace.io.dtypes import Spec
 from wspace.io.load import load, save
 from wspace.io.names import Flat, Structure, flatten_names, nest_names
 from wspace.io.nodes import NODES, Whole
-from wspace.io.orbax import OrbaxCheckpoint, open_orbax, write_orbax
+from wspace.io.orbax import OrbaxCheckpoint, open_orbax
+from wspace.io.orbax_writer import write_orbax
 from wspace.io.processes import Together
 from wspace.io.quantized import quantization_of, quantized_by, read_quantized, write_quantized
 from wspace.io.restore import read_like
