@@ -8,19 +8,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.laws.test_sharding import FAST
 from tests.rows import ROWS, Row, close, weights
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_jit_equals_eager(row: Row) -> None:
-    trees, given = row.example()
-    got = jax.jit(lambda trees, given: row.transform()(*trees, **given))(trees, given)
-    close(got, weights(row.result), row.tolerance)
+def test_a_compiled_vmap_equals_eager_calls(row: Row) -> None:
+    """Two models stacked on a new axis and mapped, against each on its own; the random key is shared.
 
-
-@pytest.mark.parametrize("row", ROWS, ids=str)
-def test_vmap_equals_a_loop(row: Row) -> None:
-    """Two models stacked on a new axis and mapped, against each on its own; the random key is shared."""
+    One program for both laws. The sharding law compiles every method without vmap, and compares as well.
+    """
     both = [row.example(seed) for seed in (0, 1)]
     key = both[0][1].get("key")
     fixed = {} if key is None else {"key": key}
@@ -30,7 +27,6 @@ def test_vmap_equals_a_loop(row: Row) -> None:
         return row.transform()(*trees, **sides, **fixed)
 
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs), (both[0][0], sides[0]), (both[1][0], sides[1]))
-    mapped = jax.vmap(run)(*stacked)
-    for k, (trees, _) in enumerate(both):
-        alone = run(trees, sides[k])
+    mapped = jax.jit(jax.vmap(run), compiler_options=FAST)(*stacked)
+    for k, alone in enumerate((row.result, run(both[1][0], sides[1]))):
         close(jax.tree.map(lambda x, k=k: x[k], mapped), weights(alone), row.tolerance)
