@@ -24,7 +24,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --fork-strategy requires-pyt
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 NOTEBOOKS = $(wildcard colabs/*.ipynb)
 
-.PHONY: help demo test check lint format bench aot minilm lock clean
+.PHONY: help demo test check meshes lint format bench aot minilm lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,9 @@ QUICK = tests/core tests/test_style.py $(patsubst %,tests/laws/test_%.py,structu
 
 check: $(VENV)/.has-dev lint ## the quick part of `make test`, for while you work; ROOM=merge adds a room's own tests
 	$(BIN)/python -m pytest -m "not slow" $(QUICK) $(if $(ROOM),tests/$(ROOM) wspace/$(ROOM))
+
+meshes: $(VENV)/.has-dev ## every method on every kind of mesh, sharded in every way (a quarter of an hour)
+	EVERY_MESH=1 $(BIN)/python -m pytest tests/laws/test_sharding.py
 
 lint: $(VENV)/.has-dev ## ruff and mypy
 	$(BIN)/ruff check

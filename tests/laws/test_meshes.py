@@ -2,7 +2,7 @@
 
 A few rows that stand for all (a random merge, a threshold of a leaf and of the tree, codes, a solver, an optimizer's
 transformation) on meshes of one, two and three axes, Auto and Explicit, with stacked layers and
-experts. `test_sharding.py` has every row on one mesh.
+experts. `test_sharding.py` has every row on one mesh, and on all of them by `make meshes`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,14 @@
-"""Deleted, a method could gather a sharded model onto one device, or change its sharding."""
+"""Deleted, a method could gather a sharded model onto one device, or change its sharding.
+
+`make test` has every method on a mesh whose inputs' axis is Auto and whose outputs' axis is Explicit, each the harder
+one for its kind: a reduction over a split axis must not be gathered by the compiler, a result over a split axis must be
+told where it lies. `make meshes` has every method on meshes of one, two and three axes, all Auto and all Explicit.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, NamedTuple
 
 import jax
 import pytest
@@ -11,33 +17,49 @@ from jax.sharding import PartitionSpec as P
 
 from tests.rows import ROWS, Row, close, weights
 
+FAST = {"xla_backend_optimization_level": 0}  # shardings are settled before LLVM; without its optimizer a third faster
 
-def placed(tree: Any, mesh: jax.sharding.Mesh, last: tuple[str | None, ...]) -> Any:
-    """Every array with its trailing axes sharded by `last`; vectors by their only axis, scalars replicated."""
+
+class Case(NamedTuple):
+    """A mesh: how many devices an axis, by name, and the axes' kinds."""
+
+    sizes: dict[str, int]
+    kinds: tuple[AxisType, ...]
+
+    def __str__(self) -> str:
+        axes = zip(self.sizes.items(), self.kinds, strict=True)
+        return "-".join(f"{name}{size}{kind.name.lower()}" for (name, size), kind in axes)
+
+    def mesh(self) -> jax.sharding.Mesh:
+        return jax.make_mesh(tuple(self.sizes.values()), tuple(self.sizes), axis_types=self.kinds)
+
+
+MIXED = Case({"in": 4, "out": 2}, (AxisType.Auto, AxisType.Explicit))
+SIZES = ({"in": 8}, {"out": 8}, {"in": 4, "out": 2}, {"stack": 2, "in": 2, "out": 2})
+EVERY = [Case(sizes, (kind,) * len(sizes)) for sizes in SIZES for kind in (AxisType.Auto, AxisType.Explicit)]
+
+
+def placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Every array split along the mesh's axes of its own: stacks, inputs, outputs (vectors too); scalars replicated."""
 
     def one(x: Any) -> Any:
         if not hasattr(x, "ndim") or x.ndim == 0 or jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
             return x
-        spec = P("model") if x.ndim == 1 else P(*(None,) * (x.ndim - 2), *last)
-        if any(name and size % 8 for size, name in zip(x.shape, spec, strict=True)):
-            spec = P()  # one number for each input of stacked layers
-        return jax.device_put(x, NamedSharding(mesh, spec))
+        names = (*("stack",) * (x.ndim - 2), "in", "out")[-x.ndim :]
+        spec = tuple(name if name in mesh.shape else None for name in names)
+        if any(name and size % mesh.shape[name] for size, name in zip(x.shape, spec, strict=True)):
+            spec = ()  # one number for each input of stacked layers
+        return jax.device_put(x, NamedSharding(mesh, P(*spec)))
 
     return jax.tree.map(one, tree)
 
 
-# Each kind of mesh with the axis that is harder for it: a reduction over a split axis must not be gathered by the
-# compiler (Auto), a result over a split axis must be told where it lies (Explicit).
-FAST = {"xla_backend_optimization_level": 0}  # shardings are settled before LLVM; without its optimizer a third faster
-MESHES = [(AxisType.Auto, ("model", None)), (AxisType.Explicit, (None, "model"))]
-
-
-@pytest.mark.parametrize(("kind", "last"), MESHES, ids=["auto-in", "explicit-out"])
+@pytest.mark.parametrize("case", EVERY if os.environ.get("EVERY_MESH") else [MIXED], ids=str)
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_output_sharding_is_input_sharding(row: Row, kind: AxisType, last: tuple[str | None, ...]) -> None:
-    mesh = jax.make_mesh((8,), ("model",), axis_types=(kind,))
+def test_output_sharding_is_input_sharding(row: Row, case: Case) -> None:
+    mesh = case.mesh()
     trees, given = row.example()
-    trees, given = placed(trees, mesh, last), placed(given, mesh, last)
+    trees, given = placed(trees, mesh), placed(given, mesh)
     with jax.set_mesh(mesh):
         compiled = jax.jit(lambda trees, given: row.transform()(*trees, **given)).lower(trees, given).compile(FAST)
         out = compiled(trees, given)

@@ -36,10 +36,12 @@ def gathered(x: Array, axis: int) -> Array:
 def alike(x: Array, y: Array) -> Array:
     """x with the sharding of y, an array of the same shape, on whose values it does not depend.
 
-    Under Auto axes by a select of two equal sides: the compiler gives it the sharding of its condition.
+    Over Auto axes by a select of two equal sides: the compiler gives it the sharding of its condition.
     """
     sharding = explicit(y)
-    return jnp.where(y == y, x, x) if sharding is None else jax.sharding.reshard(x, sharding)
+    if sharding is not None:
+        x = jax.sharding.reshard(x, sharding)
+    return x if sharding is not None and not sharding.mesh.auto_axes else jnp.where(y == y, x, x)
 
 
 def shards(x: Array, axis: int) -> int:
