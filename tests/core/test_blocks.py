@@ -12,7 +12,8 @@ import pytest
 
 import wspace as ws
 from wspace.core import blocks, buffers
-from wspace.core.blocks import blockwise
+from wspace.core.programs import Programs, traced
+from wspace.core.select import Spec
 from wspace.stats import quantile
 
 RNG = np.random.default_rng(0)
@@ -26,6 +27,12 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def leaf(dtype: Any = np.float32) -> np.ndarray:
     return RNG.standard_normal((5, 13)).astype(dtype)
+
+
+def blockwise(apply: Any, leaves: Any) -> Any:
+    """What the program makes of the leaves; None if there is none."""
+    program = traced(lambda leaves, key: apply(leaves), leaves).program
+    return None if program is None else program(leaves)
 
 
 @jax.jit
@@ -87,8 +94,10 @@ def test_leaves_of_other_shapes_share_programs_but_not_numbers() -> None:
 
 
 def test_small_device_and_strided_leaves_stay_whole() -> None:
-    for x in (np.ones(15, np.float32), jnp.ones(64), np.ones((16, 16), np.float32).T):
-        assert blockwise(lambda xs: xs[0] * jnp.float32(2), (x,)) is None
+    assert blockwise(lambda xs: xs[0] * jnp.float32(2), (np.ones(15, np.float32),)) is None
+    programs = Programs(ws.leafwise("twice", lambda leaves, ctx: 2 * leaves[0]))
+    for x in (jnp.ones((16, 16)), np.ones((16, 16), np.float32).T):
+        assert programs.of(Spec("w", (16, 16), np.dtype("float32"), ()), ((x,), {}), None) is None
 
 
 @pytest.mark.parametrize("k", [0, 1, 7, 64, 65])
@@ -140,3 +149,32 @@ def test_blocks_begin_where_nothing_has_to_be_copied() -> None:
     assert blocks._starts(100, memory[ahead:]) == [*range(0, 84, 16), 84]
     starts = blocks._starts(100, memory[ahead + 10 :])
     assert starts == [0, *range(6, 84, 16), 84]
+
+
+def test_leaves_share_a_program_unless_it_depends_on_their_path() -> None:
+    looks: list[str] = []
+
+    def double(leaves: Any, ctx: Any) -> Any:
+        looks.append("")
+        return 2 * leaves[0]
+
+    def by_path(leaves: Any, ctx: Any) -> Any:
+        (path, *_), w = ctx.spec, leaves[0]
+        looks.append(path)
+        return w * (1 if path == "a" else -1)
+
+    for function, traces, x in ((double, 2, 2), (by_path, 3, -1)):  # leaves of 65 and of 3 entries
+        looks.clear()
+        out: dict[str, Any] = {}
+        shapes = {"a": (5, 13), "x": (5, 13), "y": (3,)}
+        ws.stream(ws.leafwise("", function), [{k: np.ones(s, np.float32) for k, s in shapes.items()}], out)
+        assert len(looks) == traces and out["x"][0, 0] == x
+
+
+def test_a_shared_program_draws_other_numbers_for_every_leaf() -> None:
+    out: dict[str, Any] = {}
+    trees = [{k: np.ones((5, 13), np.float32) for k in "ax"}]
+    ws.stream(ws.merge.drop(density=0.5), trees, out, key=jax.random.key(0))
+    memory = ws.merge.drop(density=0.5)(jax.tree.map(jnp.asarray, trees[0]), key=jax.random.key(0))
+    assert (np.asarray(out["a"]) != np.asarray(out["x"])).any()
+    assert all((np.asarray(out[k]) == np.asarray(memory[k])).all() for k in "ax")

@@ -46,36 +46,20 @@ def on_host(name: str) -> Callable[[F], F]:
     return register
 
 
-def blockwise(apply: Callable[[Any], Leaf], leaves: Any) -> np.ndarray[Any, Any] | None:
-    """`apply(leaves)`, if it is entry-wise and all of the arrays are large ones of one shape on the host; else None.
+def entrywise(closed: Any, made: Any, arrays: int) -> Program | None:
+    """A function's program, if it is entry-wise and its arguments are large arrays of one shape; else None.
 
-    leaves: any tree of arrays.
+    closed: its jaxpr; there may be a random key before the arrays. made: what it makes, abstract.
     """
-    arrays = jax.tree.leaves(leaves)
-    if not all(isinstance(x, np.ndarray) and x.flags.c_contiguous for x in arrays):
+    shape = getattr(made, "shape", None)
+    *keys, first = closed.in_avals[: len(closed.in_avals) - arrays + 1] or [None]
+    if first is None or math.prod(first.shape) < BLOCK or any(x.shape != shape for x in closed.in_avals[len(keys) :]):
         return None
-    program = entrywise(apply, leaves)
-    return None if program is None else program(arrays)
-
-
-def entrywise(apply: Callable[[Any], Leaf], leaves: Any) -> Program | None:
-    """The program of `apply` for these leaves, if it is entry-wise and they are large and of one shape; else None.
-
-    leaves: any tree of arrays, or of their ShapeDtypeStructs.
-    """
-    arrays, structure = jax.tree.flatten(leaves)
-    if not arrays or math.prod(arrays[0].shape) < BLOCK or any(x.shape != arrays[0].shape for x in arrays):
-        return None
-    shape = arrays[0].shape
-    specs = [jax.ShapeDtypeStruct(shape, x.dtype) for x in arrays]
-    trace = jax.make_jaxpr(lambda *xs: apply(jax.tree.unflatten(structure, xs)), return_shape=True)
-    traced, made = trace(*specs)
-    result: Any = made
-    if getattr(result, "shape", None) != shape or len(traced.jaxpr.outvars) != 1:
-        return None
-    program = Program(shape, len(arrays))
-    found = program.take(traced.jaxpr, traced.consts, list(range(len(arrays))))
-    if found is None or found[0] not in program.whole:
+    program = Program(first.shape, arrays)
+    arguments = [program.new(aval) for aval in keys]
+    program.key = arguments[0] if arguments else program.key
+    found = program.take(closed.jaxpr, closed.consts, [*arguments, *range(arrays)])
+    if found is None or len(found) != 1 or found[0] not in program.whole:
         return None
     program.result = found[0]
     return program
@@ -94,6 +78,7 @@ class Program:
     """What is done to one leaf. Values have numbers: the arrays first, then all others as they come up.
 
     whole: the values with one entry for each of the leaf's, and their dtypes. small: known values without.
+    key: the number of the random key, which is small.
     text: equal for leaves whose programs are equal but for the shape and the small values.
     """
 
@@ -104,6 +89,7 @@ class Program:
         self.whole: dict[int, Any] = dict.fromkeys(range(arrays))
         self.text: list[Hashable] = []
         self.count = self.arrays = arrays
+        self.key = -1
         self.result = 0
 
     def new(self, aval: Any, value: Any = None) -> int:
@@ -174,12 +160,13 @@ class Program:
                 yield step, took & set(step.takes)
                 took = set(step.takes)
 
-    def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    def __call__(self, arrays: Sequence[np.ndarray[Any, Any]], key: Any = None) -> np.ndarray[Any, Any]:
         """The result for arrays of the leaf's shape; or for a piece of each, of at least BLOCK entries, if it cuts."""
-        return self.run([x.reshape(-1) for x in arrays], self.result).reshape(arrays[0].shape)
+        small = self.small | ({} if key is None else {self.key: key})
+        return self._run([x.reshape(-1) for x in arrays], small).reshape(arrays[0].shape)
 
-    def run(self, arrays: Sequence[np.ndarray[Any, Any]], result: int) -> np.ndarray[Any, Any]:
-        """The values of one result, flat."""
+    def _run(self, arrays: Sequence[np.ndarray[Any, Any]], small: dict[int, Any]) -> np.ndarray[Any, Any]:
+        """The result, flat. small: the values without an entry for each of the leaf's, known so far."""
         whole = dict(enumerate(arrays))
         text = (*self.text, *(x.dtype for x in arrays))
         lazy: dict[int, _Step] = {}
@@ -188,27 +175,34 @@ class Program:
             if step.whole:
                 took = {n: x for n, x in took.items() if n in step.takes}
                 for n in set(step.takes) & self.whole.keys() - took.keys():
-                    took[n] = self._array(n, whole, lazy, text)
-                for n, x in zip(step.makes, self._on_whole(step, took), strict=True):
-                    (whole if n in self.whole else self.small)[n] = x
+                    took[n] = self._array(n, whole, small, lazy, text)
+                for n, x in zip(step.makes, self._on_whole(step, took, small), strict=True):
+                    (whole if n in self.whole else small)[n] = x
             elif any(n in self.whole for n in (*step.takes, *step.makes)):
                 lazy |= dict.fromkeys(step.makes, step)
             else:
-                self.small |= zip(step.makes, _as_in_memory(step.eqn, [self.small[n] for n in step.takes]), strict=True)
+                small |= zip(step.makes, _as_in_memory(step.eqn, [small[n] for n in step.takes]), strict=True)
         del took
-        return self._array(result, whole, lazy, text)
+        return self._array(self.result, whole, small, lazy, text)
 
-    def _on_whole(self, step: _Step, arrays: Mapping[int, np.ndarray[Any, Any]]) -> Sequence[Any]:
+    def _on_whole(
+        self, step: _Step, arrays: Mapping[int, np.ndarray[Any, Any]], small: Mapping[int, Any]
+    ) -> Sequence[Any]:
         """What an operation makes of whole arrays, by its twin or by itself."""
         twin = HOST.get(step.eqn.params.get("name", ""))
         if twin is not None:
-            return _sequence(twin(*(arrays[n] if n in arrays else self.small[n] for n in step.takes)))
+            return _sequence(twin(*(arrays[n] if n in arrays else small[n] for n in step.takes)))
         shared = {n: jax.device_put(x.reshape(self.shape), may_alias=True) for n, x in arrays.items()}
-        given = (shared[n] if n in shared else self.small[n] for n in step.takes)
+        given = (shared[n] if n in shared else small[n] for n in step.takes)
         return jax.block_until_ready(_as_in_memory(step.eqn, list(given)))
 
     def _array(
-        self, wanted: int, whole: dict[int, np.ndarray[Any, Any]], lazy: Mapping[int, _Step], text: Hashable
+        self,
+        wanted: int,
+        whole: dict[int, np.ndarray[Any, Any]],
+        small: Mapping[int, Any],
+        lazy: Mapping[int, _Step],
+        text: Hashable,
     ) -> np.ndarray[Any, Any]:
         """One value as a whole array: its steps are run on a block after the other."""
         if wanted in whole:
@@ -223,7 +217,7 @@ class Program:
             values: dict[int, Any] = {}
             for fn, takes, makes in parts:
                 given = (
-                    values[n] if n in values else whole[n][start : start + BLOCK] if n in whole else self.small[n]
+                    values[n] if n in values else whole[n][start : start + BLOCK] if n in whole else small[n]
                     for n in takes
                 )  # fmt: skip
                 values |= zip(makes, fn(*given), strict=True)

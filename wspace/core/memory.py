@@ -17,8 +17,9 @@ import jax.extend.core as jex
 import numpy as np
 
 from wspace.core.align import Aligned
-from wspace.core.blocks import BLOCK, CALLS, ENTRYWISE, Program, entrywise
+from wspace.core.blocks import BLOCK, CALLS, ENTRYWISE, Program
 from wspace.core.implicit import bit_width, stored_bits
+from wspace.core.programs import Traced, traced
 from wspace.core.typing import Index, Path
 
 PART = 2**24  # entries of a part at most
@@ -58,17 +59,18 @@ def anonymous() -> int:
 
 def weighed(function: Callable[[Any], Any], given: Any, *, lift: bool = False) -> Held:
     """What `function(given)` would hold: a lift, or what makes the leaf. given: a tree of arrays, or abstract ones."""
-    given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), given)
-    program = None if lift else entrywise(function, given)
+    return held(traced(lambda given, key: function(given), given), lift=lift)
+
+
+def held(found: Traced, *, lift: bool = False) -> Held:
+    """The same of a function that is traced."""
+    program = None if lift else found.program
     if program is not None:
         entries = math.prod(program.shape)
         made = entries * np.dtype(program.whole[program.result]).itemsize
         return Held(0, program.held() * entries, made, program if program.cuts else None)
-    leaves, structure = jax.tree.flatten(given)
-    trace = jax.make_jaxpr(lambda *xs: function(jax.tree.unflatten(structure, xs)), return_shape=True)
-    traced, out = trace(*leaves)
-    total = sum(map(_bytes, traced.in_avals)) + _between(traced.jaxpr, fused=False)
-    return Held(total) if lift else Held(0, total, -(-stored_bits(out) // 8))
+    total = sum(map(_bytes, found.closed.in_avals)) + _between(found.closed.jaxpr, fused=False)
+    return Held(total) if lift else Held(0, total, -(-stored_bits(found.made) // 8))
 
 
 def parts(path: Path, work: Aligned, cost: Held, room: int) -> int | None:

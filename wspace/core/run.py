@@ -16,13 +16,13 @@ import numpy as np
 
 from wspace.core.align import Aligned, Given, align
 from wspace.core.axes import Axes
-from wspace.core.blocks import blockwise, entrywise
 from wspace.core.buffers import keeping
 from wspace.core.containers import as_params
 from wspace.core.errors import SideTreeError, TooLarge, WspaceError
 from wspace.core.implicit import in_double
-from wspace.core.memory import RESERVE, Held, anonymous, cut, parts, weighed
+from wspace.core.memory import RESERVE, Held, anonymous, cut, held, parts, weighed
 from wspace.core.overlap import Transport, overlapped, plain
+from wspace.core.programs import Programs, Traced
 from wspace.core.select import Spec
 from wspace.core.sizes import bytes_in, size
 from wspace.core.transform import Context, Transform, check_arity, leaf_key
@@ -77,7 +77,7 @@ class Ready(NamedTuple):
 
     made: what comes out for each leaf, abstract; None while traced. costs: what each leaf takes, if it was weighed.
     room: bytes for whole leaves; None is no limit. cuts: leaves that are larger, and into how many parts they go.
-    spare: bytes of that which no leaf needs. done: leaves that the sink has already.
+    spare: bytes of that which no leaf needs. done: leaves that the sink has already. programs: of leaves on the host.
     """
 
     t: Transform
@@ -89,6 +89,7 @@ class Ready(NamedTuple):
     cuts: Mapping[Path, int] = {}
     spare: int | None = None
     done: frozenset[Path] = frozenset()
+    programs: Programs | None = None
 
 
 def prepare(
@@ -111,7 +112,8 @@ def prepare(
     if traced:
         return Ready(t, work, key, None)
     costs: dict[Path, Held] | None = {} if weigh or memory is not None else None
-    ready = Ready(t, work, key, _shapes(t, work, key, costs), costs or {})
+    ready = Ready(t, work, key, {}, programs=Programs(t))
+    ready = ready._replace(made=_shapes(ready, costs), costs=costs or {})
     return ready if memory is None else _within(ready, memory)
 
 
@@ -180,22 +182,41 @@ def transfer(ready: Ready, sink: MutableMapping[Any, Leaf], progress: Progress |
             write(path, work.passing(path), None)
 
 
-def _shapes(t: Transform, work: Aligned, key: Array | None, costs: dict[Path, Held] | None) -> dict[Path, Any]:
+def _shapes(ready: Ready, costs: dict[Path, Held] | None) -> dict[Path, Any]:
     """The transform evaluated on shapes alone: what comes out for each leaf, nothing computed. Fills in the costs."""
+    t, work, key = ready.t, ready.work, ready.key
     order = list(work.specs)
-    leaves = [tuple(s.abstract(path) for s in work.sources) for path in order]
-    sides = [work.side(path, read=False) for path in order]
-
-    def run(leaves: list[Any], sides: list[Any], key: Array | None) -> list[Leaf]:
-        given = dict(zip(order, zip(leaves, sides, strict=True), strict=True))
-        out: dict[Path, Leaf] = {}
-        transport = plain(given.__getitem__, lambda path, leaf, index: out.__setitem__(path, leaf))
-        _run(Ready(t, work, key, None), transport, lambda path: None, costs)
-        return [out[path] for path in order]
-
+    given = {path: (tuple(s.abstract(path) for s in work.sources), work.side(path, read=False)) for path in order}
     with _precision(work):
-        made = jax.eval_shape(run, leaves, sides, key)
+        found = _traced(ready, given)
+        if found is not None:
+            kinds = {id(x): held(x) for x in found.values()} if costs is not None else {}
+            if costs is not None:
+                costs |= {path: kinds[id(x)] for path, x in found.items()}
+            return {path: x.made for path, x in found.items()}
+
+        def run(given: list[Given], key: Array | None) -> list[Leaf]:
+            known = dict(zip(order, given, strict=True))
+            out: dict[Path, Leaf] = {}
+            transport = plain(known.__getitem__, lambda path, leaf, index: out.__setitem__(path, leaf))
+            _run(Ready(t, work, key, None), transport, lambda path: None, costs)
+            return [out[path] for path in order]
+
+        made = jax.eval_shape(run, list(given.values()), key)
     return dict(zip(order, made, strict=True))
+
+
+def _traced(ready: Ready, given: Mapping[Path, Given]) -> dict[Path, Traced] | None:
+    """The functions of all leaves; None if one of them has to be run as it is."""
+    found: dict[Path, Traced] = {}
+    for path, known in given.items():
+        spec = ready.work.specs[path]
+        with _at(ready.t, spec):
+            one = None if ready.programs is None else ready.programs.of(spec, known, ready.key)
+        if one is None:
+            return None
+        found[path] = one
+    return found
 
 
 def _run(
@@ -211,14 +232,15 @@ def _run(
         return lambda given: function(given[0], Context(spec, leaf_key(key, spec.path), given[1], known))
 
     def at(path: Path, given: Given, function: Callable[..., Any]) -> Any:
-        spec, run = work.specs[path], on(path, function)
+        spec, known, run = work.specs[path], summaries[path], on(path, function)
         with _at(t, spec):
             if costs is not None:
                 kind = (function, work.steps[path], spec.shape, _dtypes(given))
                 kinds[kind] = kinds.get(kind) or weighed(run, given, lift=function is not t.apply)
                 costs[path] = kinds[kind].beside(costs.get(path))
-            found = blockwise(run, given) if function is t.apply else None
-            return run(given) if found is None else found
+            own = leaf_key(key, spec.path)
+            found = ready.programs.of(spec, given, own, known) if ready.programs and function is t.apply else None
+            return run(given) if found is None else found(jax.tree.leaves(given), own)
 
     summaries: dict[Path, tuple[Any, ...]] = {path: () for path in work.specs}
     for fold in t.folds if work.specs.keys() - ready.done else ():
@@ -242,7 +264,7 @@ def _run(
         if path in ready.done:
             pass
         elif path in ready.cuts:
-            _cut(ready, path, on(path, t.apply), transport)
+            _cut(ready, path, summaries[path], transport)
         else:
             leaf = shared[ties[path]] if path in ties else at(path, next(given_of), t.apply)
             if path in firsts:
@@ -252,15 +274,17 @@ def _run(
         tell(spec.path)
 
 
-def _cut(ready: Ready, path: Path, apply: Callable[[Given], Any], transport: Transport) -> None:
+def _cut(ready: Ready, path: Path, summaries: tuple[Any, ...], transport: Transport) -> None:
     """One leaf in parts: the program is that of the whole leaf, so that numbers which its shape gives are the same."""
     work, spec = ready.work, ready.work.specs[path]
     given = tuple(s.abstract(path) for s in work.sources), work.side(path, read=False)
+    key = leaf_key(ready.key, spec.path)
     with _at(ready.t, spec):
-        program = entrywise(apply, given)
+        found = None if ready.programs is None else ready.programs.of(spec, given, key, summaries)
+        program = None if found is None else found.program
         for index in cut(spec.shape, ready.cuts[path]):
             arrays = [np.ascontiguousarray(x) for x in jax.tree.leaves(work.part(path, index))]
-            made = None if program is None else program(arrays)
+            made = None if program is None else program(arrays, key)
             del arrays
             transport.write(path, made, index)
             del made
