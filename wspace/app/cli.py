@@ -8,6 +8,7 @@ after SIGINT and SIGTERM, once everything was cleaned up.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ from wspace.core.sizes import bytes_in
 
 T = TypeVar("T")
 
+KEPT = 100_000  # new objects before garbage is looked for: those that imports and programs make stay, and are many
 EXIT_USER, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_PIPE = 2, 130, 143, 141
 
 
@@ -45,6 +47,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    gc.set_threshold(KEPT)
     try:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _terminate)

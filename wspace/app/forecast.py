@@ -57,13 +57,13 @@ class Cost(NamedTuple):
 
 
 def forecast(job: Opened, table: Plan, *, bare: bool = False) -> Cost:
-    """What a run will cost; seconds for large models only."""
+    """What a run will cost; seconds for large models only, and not of a bare run: to time a sample is work too."""
     taken = anonymous()
     kept = max((row.writes for row in table.rows if row.writes <= KEPT), default=0)
     memory = taken + max(PROGRAMS + table.peak + kept, orbax(job)) if taken else 0
     ledger = 0 if bare else sum(map(_stored, job.reference.specs.values()))  # it reads the reference once more
     moved = table.bytes_read + ledger, table.bytes_written
-    return Cost(*moved, table.passes, memory, _seconds(job, table, bare) if sum(moved) > TIMED else None)
+    return Cost(*moved, table.passes, memory, None if bare or sum(moved) <= TIMED else _seconds(job, table))
 
 
 def orbax(job: Opened) -> int:
@@ -85,7 +85,7 @@ def _stored(spec: Any) -> int:
     return spec.stored_bits() // 8 if isinstance(spec, Implicit) else int(spec.nbytes)
 
 
-def _seconds(job: Opened, table: Plan, bare: bool) -> float | None:
+def _seconds(job: Opened, table: Plan) -> float | None:
     """Reading and computing, and writing behind it, of every leaf as of the sample; the longer of the two."""
     specs = job.ready.work.specs
     path = max(specs, key=lambda path: math.prod(specs[path].shape), default=None)
@@ -97,8 +97,7 @@ def _seconds(job: Opened, table: Plan, bare: bool) -> float | None:
             written = _timed(lambda: sample.write(Path(folder) / "sample")) * table.bytes_written / sample.bytes
         if not job.recipe.allow_nonfinite:
             written += _timed(sample.check) * table.bytes_written / sample.bytes
-        if not bare:
-            written += _timed(sample.enter) * table.bytes_written / sample.bytes
+        written += _timed(sample.enter) * table.bytes_written / sample.bytes
         share = sum(r.bytes_in for r in table.rows) / max(1, row.bytes_in) * math.prod(row.shape) / sample.entries
         sample.run()  # compiles
         computed = _timed(sample.run) * share

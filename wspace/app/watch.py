@@ -7,7 +7,7 @@ from types import TracebackType
 
 from wspace.core.memory import anonymous
 
-EVERY = 0.005  # seconds between two looks
+EVERY = 0.01  # seconds between two looks
 
 
 class Watch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path as File
 from typing import Any, NamedTuple
@@ -51,10 +52,10 @@ class Held(NamedTuple):
 def anonymous() -> int:
     """Anonymous bytes of this process now; 0 where the system does not say."""
     try:
-        lines = File("/proc/self/status").read_text().splitlines()
-    except OSError:
+        resident, shared = File("/proc/self/statm").read_text().split()[1:3]
+    except (OSError, ValueError):
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def weighed(function: Callable[[Any], Any], given: Any, *, lift: bool = False) -> Held:
