@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from wspace.core.buffers import ALIGNED, empty
-from wspace.core.typing import Leaf
 
 F = TypeVar("F", bound=Callable[..., Any])
 

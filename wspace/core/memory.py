@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path as File
 from typing import Any, NamedTuple
 
-import jax
 import jax.extend.core as jex
 import numpy as np
 
