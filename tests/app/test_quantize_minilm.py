@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import runpy
 from pathlib import Path
 
@@ -13,13 +14,25 @@ from wspace.data import minilm
 CONFIG = runpy.run_path(str(Path(__file__).parents[2] / "configs/quantize_minilm.py"))
 
 
-def test_every_row_is_a_transform_with_statistics_that_calibration_knows() -> None:
-    rows = CONFIG["cells"]([], CONFIG["BITS"], CONFIG["GROUPS"])
-    assert len(rows) == len(set(rows)) > 100
-    known = {"gram", "cross", "abs_mean", "key"}
+def test_every_row_is_a_transform_with_statistics_that_calibration_knows_or_a_function() -> None:
+    rows = CONFIG["cells"]((), CONFIG["BITS"], CONFIG["GROUPS"])
+    assert len(rows) > 100
+    known = {"gram", "cross", "abs_mean", "abs_max", "key", "score"}
     for name, make in rows.items():
         t = make()
-        assert isinstance(t, ws.Transform) and t.needs <= known, name
+        assert (isinstance(t, ws.Transform) and t.needs <= known) or inspect.isfunction(t.func), name
+
+
+def test_without_bits_a_method_has_rows_at_a_few_points_and_three_of_them_everywhere() -> None:
+    rows = [name.split(" | ") for name in CONFIG["cells"]()]
+    own = {m: {(int(c[3:]), s) for n, c, s in rows if n == m and c[:3] == "int"} for m, *_ in rows}
+    points = {(b, CONFIG["scales"](group)) for b, group in CONFIG["POINTS"]}
+    assert {m for m, at in own.items() if at - points} == set(CONFIG["EVERYWHERE"])
+    assert own["rtn"] == {(b, CONFIG["scales"](g)) for b in CONFIG["BITS"] for g in CONFIG["GROUPS"]}
+    assert all(at == points for m, at in own.items() if m in CONFIG["METHODS"] and m not in CONFIG["EVERYWHERE"])
+    assert rows[0][1:] == rows[20][1:] == ["int3", "group 32"]  # methods at one point follow each other
+    assert [*CONFIG["cells"](["rtn"], (3,), (0,))] == ["rtn | int3 | channel"]
+    assert all("int" not in name for name in CONFIG["cells"](["rtn"], ()))
 
 
 def test_the_page_has_every_row_wide_codes_first() -> None:
@@ -30,6 +43,8 @@ def test_the_page_has_every_row_wide_codes_first() -> None:
         ("fp32", "", ""), ("a", "int8", "group 32"), ("c", "int3", "channel"), ("a", "int3", "channel"),
         ("b", "nf4", "group 64"),
     ]  # fmt: skip
+    text = CONFIG["markdown"](made).splitlines()
+    assert len(text) == 7 and {line.count("|") for line in text} == {9}
     assert CONFIG["report"](dict.fromkeys(names, row)).count("<tr>") == 6
 
 

@@ -70,6 +70,9 @@ def test_a_corrected_bias_gives_the_output_its_mean_back() -> None:
     x = RNG.standard_normal((300, 8)).astype(np.float32) + 1
     q = ws.on("weight", ws.quant.rtn(2))(w)
     made = ws.quant.bias_correct(w, q, {"a": {"weight": x.mean(0), "bias": None}})
+    flat = ({f"a.{n}": leaf for n, leaf in p["a"].items()} for p in (w, q))
+    named = ws.quant.bias_correct(*flat, {"a.weight": x.mean(0), "a.bias": None})  # as Hugging Face names them
+    np.testing.assert_array_equal(named["a.bias"], made["a"]["bias"])
     before, after = (x @ np.asarray(ws.materialize(p)["a"]["weight"]).T + np.asarray(p["a"]["bias"]) for p in (w, made))
     np.testing.assert_allclose(after.mean(0), before.mean(0), atol=1e-5)
     assert np.abs((x @ np.asarray(ws.materialize(q)["a"]["weight"]).T + 1).mean(0) - before.mean(0)).max() > 0.05

@@ -28,7 +28,8 @@ def bias_correct(params: Tree, quantized: Tree, mean: Tree, axes: Axes | None = 
 
         b <- b - E[x] (Q - W)
 
-    A layer's bias is the leaf beside its matrix that is called bias or b; a matrix without one stays as it is.
+    A layer's bias is the leaf beside its matrix that is called bias or b, also within one name ("query.weight",
+    "query.bias"); a matrix without one stays as it is.
 
     Args:
       params: the weights before. quantized: after, nodes or arrays.
@@ -50,7 +51,9 @@ def bias_correct(params: Tree, quantized: Tree, mean: Tree, axes: Axes | None = 
     means = as_params(mean, stop=old).leaves
     roles, out, hits = axes or Axes(), dict(new.leaves), 0
     for path, w in old.items():
-        at = next((p for p in ((*path[:-1], name) for name in BIASES) if p in old and p != path), None)
+        layer = str(path[-1]).rpartition(".")  # "query.weight" is beside "query.bias"
+        beside = ((*path[:-1], "".join((*layer[:2], name))) for name in BIASES)
+        at = next((p for p in beside if p in old and p != path), None)
         if at is None or not is_weight(w) or means.get(path) is None or w.ndim < 2:
             continue
         view, wide = matrix_view(roles.of(path, w.shape), w.shape, show(path)), working_dtype(w.dtype)
