@@ -107,11 +107,12 @@ def test_half_of_a_fine_tune_rescaled_is_as_good_and_unscaled_is_not() -> None:
     assert all(0.4 < s < 0.6 for s in same)
 
 
-def test_the_numbers_drawn_on_the_host_are_those_of_jax() -> None:
-    """The twin has a Threefry of its own; also over a block's end, and for another generator."""
-    from wspace.core.blocks import BLOCK
-    from wspace.merge.dare import _draws_on_host, wspace_draws
+def test_the_numbers_drawn_for_a_block_are_those_of_jax() -> None:
+    """Blocks have a Threefry of their own, for jax's own generator alone."""
+    from wspace.merge.dare import _draws_from, _known, wspace_draws
 
-    for key, size in ((jax.random.key(3), BLOCK + 3), (jax.random.key(4), 5), (jax.random.key(5, impl="rbg"), 5)):
-        like = np.zeros(size, np.float32)
-        np.testing.assert_array_equal(_draws_on_host(key, like), np.asarray(wspace_draws(key, like)))
+    key, whole = jax.random.key(3), np.asarray(wspace_draws(jax.random.key(3), jnp.zeros(100)))
+    for start, size in ((0, 100), (7, 5), (90, 10)):
+        found = jax.jit(_draws_from)(np.uint32(start), key, jnp.zeros(size))
+        np.testing.assert_array_equal(np.asarray(found), whole[start : start + size])
+    assert _known(key, whole) and not _known(jax.random.key(5, impl="rbg"), whole)

@@ -3,8 +3,8 @@
 Whether a transform can be is not declared but read from its program for that leaf: every operation has to be
 entry-wise (entry i of the result depends on entry i of the inputs), or be a function that has a twin for the host
 (`on_host`), or one that gives no array of the leaf's shape, such as a norm. These get whole arrays; all else between
-input and output are blocks, and programs are compiled for one shape whatever the leaves' shapes are. The result is that
-of the whole leaf to the last bit.
+input and output are blocks, random numbers that their position determines among them (`by_position`), and programs are
+compiled for one shape whatever the leaves' shapes are. The result is that of the whole leaf to the last bit.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_j
 MULTIPLIES, ADDS = frozenset({"mul", "square", "integer_pow"}), frozenset({"add", "add_any", "sub", "reduce_sum"})
 CASTS = frozenset({"convert_element_type"})
 HOST: dict[str, Callable[..., np.ndarray[Any, Any]]] = {}
+PLACED: dict[str, tuple[Callable[..., Any], Callable[..., bool]]] = {}
 
 
 def on_host(name: str) -> Callable[[F], F]:
@@ -41,6 +42,20 @@ def on_host(name: str) -> Callable[[F], F]:
     def register(twin: F) -> F:
         HOST[name] = twin
         return twin
+
+    return register
+
+
+def by_position(name: str, fits: Callable[..., bool]) -> Callable[[F], F]:
+    """Decorator: for blocks, what the jitted function of this name gives at their place in the leaf.
+
+    It is traceable and takes where the block begins before that function's arguments. fits: whether it is the same, for
+    arguments of these abstract values.
+    """
+
+    def register(placed: F) -> F:
+        PLACED[name] = placed, fits
+        return placed
 
     return register
 
@@ -65,19 +80,21 @@ def entrywise(closed: Any, made: Any, arrays: int) -> Program | None:
 
 
 class _Step(NamedTuple):
-    """One operation, and the numbers of the values that it takes and makes. whole: it is run on whole arrays."""
+    """One operation, and the numbers of the values that it takes and makes. whole: it is run on whole arrays. placed:
+    what it makes depends on the position."""
 
     eqn: Any
     takes: tuple[int, ...]
     makes: tuple[int, ...]
     whole: bool = False
+    placed: bool = False
 
 
 class Program:
     """What is done to one leaf. Values have numbers: the arrays first, then all others as they come up.
 
     whole: the values with one entry for each of the leaf's, and their dtypes. small: known values without.
-    key: the number of the random key, which is small.
+    key: the number of the random key, which is small. drawn: values that depend on positions; once there, they stay.
     text: equal for leaves whose programs are equal but for the shape and the small values.
     """
 
@@ -89,6 +106,7 @@ class Program:
         self.text: list[Hashable] = []
         self.count = self.arrays = arrays
         self.key = -1
+        self.drawn: set[int] = set()
         self.result = 0
 
     def new(self, aval: Any, value: Any = None) -> int:
@@ -118,9 +136,9 @@ class Program:
 
         for eqn in jaxpr.eqns:
             takes = [number(atom) for atom in eqn.invars]
-            inner, twin = _inside(eqn), eqn.params.get("name") in HOST
+            inner, twin, placed = _inside(eqn), eqn.params.get("name") in HOST, _is_placed(eqn)
             sums = not called and all(v.aval.shape != self.shape for v in eqn.outvars)
-            if not twin and not _is_entrywise(eqn, self.shape) and not sums:
+            if not (twin or placed or sums or _is_entrywise(eqn, self.shape)):
                 if inner is None or (_has(inner.jaxpr, MULTIPLIES) and _has(inner.jaxpr, ADDS)):
                     return None  # taken apart, a product and a sum that were fused would round apart
                 made = self.take(inner.jaxpr, inner.consts, takes, called=True)
@@ -131,7 +149,9 @@ class Program:
             makes = tuple(self.new(v.aval) for v in eqn.outvars)
             numbers |= dict(zip(eqn.outvars, makes, strict=True))
             whole = twin or (sums and any(v.aval.shape == self.shape for v in eqn.invars))
-            self.steps.append(_Step(eqn, tuple(takes), makes, whole))
+            self.steps.append(_Step(eqn, tuple(takes), makes, whole, placed))
+            if placed or self.drawn & set(takes):
+                self.drawn |= set(makes) & self.whole.keys()
             dtypes = tuple(v.aval.dtype for v in eqn.invars)
             self.text.append((tuple(takes), dtypes, _words(eqn, self.shape)))
         return [number(v) for v in jaxpr.outvars]
@@ -139,7 +159,7 @@ class Program:
     @property
     def cuts(self) -> bool:
         """Whether a piece of the leaf can be computed from that piece alone: no function in it needs whole arrays."""
-        return not any(step.whole for step in self.steps)
+        return not any(step.whole or step.placed for step in self.steps)
 
     def held(self) -> int:
         """Bytes an entry of all whole arrays that running it makes, at most at once."""
@@ -147,7 +167,7 @@ class Program:
         made: set[int] = set()
         peak = [0]
         for step, kept in self._whole_steps():
-            made |= set(step.makes)
+            made |= set(step.makes) | self.drawn & set(step.takes)
             peak.append(sum(size.get(n, 0) for n in made | kept | set(step.takes)))
         return max(*peak, sum(size.get(n, 0) for n in made | {self.result}))
 
@@ -175,12 +195,15 @@ class Program:
                 took = {n: x for n, x in took.items() if n in step.takes}
                 for n in set(step.takes) & self.whole.keys() - took.keys():
                     took[n] = self._array(n, whole, small, lazy, text)
+                whole |= {n: x for n, x in took.items() if n in self.drawn}
                 for n, x in zip(step.makes, self._on_whole(step, took, small), strict=True):
                     (whole if n in self.whole else small)[n] = x
             elif any(n in self.whole for n in (*step.takes, *step.makes)):
                 lazy |= dict.fromkeys(step.makes, step)
-            else:
+            elif not set(step.makes) <= small.keys():
                 small |= zip(step.makes, _as_in_memory(step.eqn, [small[n] for n in step.takes]), strict=True)
+                if set(step.takes) <= self.small.keys():  # the same for every leaf
+                    self.small |= {n: small[n] for n in step.makes}
         del took
         return self._array(self.result, whole, small, lazy, text)
 
@@ -219,7 +242,7 @@ class Program:
                     values[n] if n in values else whole[n][start : start + BLOCK] if n in whole else small[n]
                     for n in takes
                 )  # fmt: skip
-                values |= zip(makes, fn(*given), strict=True)
+                values |= zip(makes, fn(np.uint32(start), *given), strict=True)
             out[start : start + BLOCK] = values[wanted]
         return out
 
@@ -268,15 +291,19 @@ def _parts(
 def _compiled(
     steps: Sequence[_Step], later: set[int], program: Program
 ) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
-    """One function of blocks and small values, the numbers of what it takes and of what it gives."""
+    """One function of where a block begins, of blocks and of small values; the numbers of what it takes and gives."""
     made = [n for s in steps for n in s.makes]
     takes = tuple(dict.fromkeys(n for s in steps for n in s.takes if n not in made))
     makes = tuple(n for n in made if n in later)
 
-    def run(*given: Any) -> list[Any]:
+    def run(start: Any, *given: Any) -> list[Any]:
         values = dict(zip(takes, given, strict=True))
         for step in steps:
-            made = _apply(step.eqn, [values[n] for n in step.takes], program.shape, (BLOCK,))
+            known = [values[n] for n in step.takes]
+            if step.placed:
+                made = _sequence(PLACED[step.eqn.params["name"]][0](start, *known))
+            else:
+                made = _apply(step.eqn, known, program.shape, (BLOCK,))
             values |= zip(step.makes, made, strict=True)
         return [values[n] for n in makes]
 
@@ -312,7 +339,7 @@ def _words(eqn: Any, shape: tuple[int, ...]) -> Hashable:
     if inner is None:
         params = tuple((k, "*" if v == shape else str(v)) for k, v in eqn.params.items())
         return eqn.primitive.name, params
-    if name in HOST:
+    if name in HOST or name in PLACED:
         return eqn.primitive.name, name
     numbers = {v: n for n, v in enumerate([*inner.jaxpr.constvars, *inner.jaxpr.invars])}
     words: list[Hashable] = [str(c) for c in inner.consts]
@@ -344,9 +371,15 @@ def _is_entrywise(eqn: Any, shape: tuple[int, ...]) -> bool:
     return eqn.primitive.name in ENTRYWISE and all(s in (shape, ()) for s in shapes)
 
 
+def _is_placed(eqn: Any) -> bool:
+    """Whether what it makes is known for a block by its position."""
+    _, fits = PLACED.get(eqn.params.get("name", ""), (None, None))
+    return fits is not None and fits(*(v.aval for v in eqn.invars))
+
+
 def _does(eqn: Any, kinds: frozenset[str]) -> bool:
-    if eqn.params.get("name") in HOST:
-        return False  # always computed apart
+    if eqn.params.get("name") in HOST or _is_placed(eqn):
+        return False  # computed apart, or without anything to be fused with
     inner = _inside(eqn)
     return eqn.primitive.name in kinds if inner is None else _has(inner.jaxpr, kinds)
 

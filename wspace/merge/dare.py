@@ -7,11 +7,9 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from wspace.core.blocks import BLOCK, on_host
-from wspace.core.buffers import empty
+from wspace.core.blocks import by_position
 from wspace.core.compose import around_base, chain
 from wspace.core.errors import WspaceError
 from wspace.core.transform import Context, Transform, leafwise, of_model
@@ -46,27 +44,25 @@ def _dropped(w: Array, key: Array, density: Array, rescale: Array | bool) -> Arr
 
 @jax.jit
 def wspace_draws(key: Array, like: Array) -> Array:
-    """A number in 0..1 for each entry, by key and position: its own function, so that its twin can be found by name."""
+    """A number in 0..1 for each entry, by key and position: its own function, so that blocks know it by name."""
     return jax.random.uniform(key, like.shape, jnp.float32, out_sharding=jax.typeof(like).sharding)
 
 
-@on_host("wspace_draws")
-def _draws_on_host(key: Array, like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The same numbers; jax's own generator keeps its rounds in a loop on CPU, which takes five times as long."""
-    known = jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
-    if not known or like.size > COUNTABLE:
-        return np.asarray(jax.random.uniform(key, like.shape, jnp.float32))
-    out = empty(like.size, np.float32)
-    for start in range(0, like.size, BLOCK):
-        out[start : start + BLOCK] = _draws_from(jax.random.key_data(key), jnp.uint32(start))[: like.size - start]
-    return out.reshape(like.shape)
+def _known(key: Any, like: Any) -> bool:
+    fry = str(key.dtype) == "key<fry>" and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+    return bool(fry) and like.size <= COUNTABLE
 
 
-@jax.jit
-def _draws_from(key: Array, start: Array) -> Array:
-    """BLOCK numbers in 0..1: Threefry-2x32 of (0, start), (0, start + 1), ..., its two words joined by xor."""
-    keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA))
-    x, y = jnp.broadcast_to(keys[0], BLOCK), start + jnp.arange(BLOCK, dtype=jnp.uint32) + keys[1]
+@by_position("wspace_draws", _known)
+def _draws_from(start: Array, key: Array, like: Array) -> Array:
+    """The same numbers for a block: Threefry-2x32 of (0, start), (0, start + 1), ..., its two words joined by xor.
+
+    jax's own generator keeps its rounds in a loop on CPU, which takes five times as long.
+    """
+    first, second = jax.random.key_data(key)
+    keys = (first, second, first ^ second ^ jnp.uint32(0x1BD11BDA))
+    x = jnp.broadcast_to(keys[0], like.shape)
+    y = start + jnp.arange(like.size, dtype=jnp.uint32) + keys[1]
     for group in range(5):
         for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
             x = x + y
