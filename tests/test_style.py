@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ class Source(NamedTuple):
     parts: tuple[str, ...]
     text: str
     tree: ast.Module
+    nodes: tuple[ast.AST, ...]  # of the tree, walked once
 
     @property
     def room(self) -> str:
@@ -40,9 +42,11 @@ class Source(NamedTuple):
 
 
 def source(path: str, text: str) -> Source:
-    return Source(tuple(path.split("/")), text, ast.parse(text))
+    tree = ast.parse(text)
+    return Source(tuple(path.split("/")), text, tree, tuple(ast.walk(tree)))
 
 
+@cache
 def product() -> list[Source]:
     files = [p for top in ("wspace", "kernels") for p in sorted((ROOT / top).rglob("*.py"))]
     return [source(p.relative_to(ROOT).as_posix(), p.read_text(encoding="utf-8")) for p in files]
@@ -50,7 +54,7 @@ def product() -> list[Source]:
 
 def imports(s: Source) -> Iterator[tuple[int, str]]:
     """(line, absolute dotted name) of everything that a file imports, at any depth."""
-    for node in ast.walk(s.tree):
+    for node in s.nodes:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -79,7 +83,7 @@ def files_are_short(s: Source) -> Iterator[str]:
 
 
 def functions_are_short(s: Source) -> Iterator[str]:
-    for node in ast.walk(s.tree):
+    for node in s.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             doc = ast.get_docstring(node, clean=False)
             lines = (node.end_lineno or 0) - node.lineno + 1 - (doc.count("\n") + 1 if doc else 0)
@@ -97,7 +101,7 @@ def no_other_peoples_code(s: Source) -> Iterator[str]:
     for line, name in imports(s):
         if any(within(name, module) for module in UNSAFE_MODULES | NETWORK_MODULES):
             yield f"{line}: imports {name}"
-    for node in ast.walk(s.tree):
+    for node in s.nodes:
         if isinstance(node, ast.Call) and dotted(node.func).removeprefix("builtins.") in UNSAFE_CALLS:
             yield f"{node.lineno}: calls {dotted(node.func)}"
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
@@ -109,7 +113,7 @@ def no_other_peoples_code(s: Source) -> Iterator[str]:
 def no_private_jax(s: Source) -> Iterator[str]:
     if s.room == "trace":
         return
-    names = [*imports(s), *((n.lineno, dotted(n)) for n in ast.walk(s.tree) if isinstance(n, ast.Attribute))]
+    names = [*imports(s), *((n.lineno, dotted(n)) for n in s.nodes if isinstance(n, ast.Attribute))]
     for line, name in names:
         if re.match(r"(jax|jaxlib)\.(\w+\.)*_[a-z]", name):
             yield f"{line}: {name} is private to jax"
@@ -144,7 +148,7 @@ def init_only_re_exports(s: Source) -> Iterator[str]:
 
 
 def no_asserts(s: Source) -> Iterator[str]:
-    for node in ast.walk(s.tree):
+    for node in s.nodes:
         if isinstance(node, ast.Assert):
             yield f"{node.lineno}: assert; raise one of wspace.core.errors"
 
