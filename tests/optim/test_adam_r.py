@@ -21,11 +21,18 @@ ADAM = optax.chain(optax.scale_by_adam(), optax.scale(-0.1))
 
 
 def run(tx: Any, start: Any = START) -> Any:
-    params, state = {"w": start}, tx.init({"w": start})
-    for g in GRADS:
+    """The parameters after all steps, which are one program."""
+
+    def step(carry: Any, g: Any) -> tuple[Any, None]:
+        params, state = carry
         with jax.numpy_dtype_promotion("standard" if tx is ADAM else "strict"):  # optax's own is not strict
-            updates, state = tx.update({"w": g.astype(start.dtype)}, state, params)
-        params = optax.apply_updates(params, updates)
+            updates, state = tx.update({"w": g}, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    params = {"w": start}
+    (params, _), _ = jax.jit(lambda c, g: jax.lax.scan(step, c, g))(
+        (params, tx.init(params)), GRADS.astype(start.dtype)
+    )
     return params["w"]
 
 
@@ -51,5 +58,5 @@ def test_misuse_is_named() -> None:
 
 
 def test_learning_rate_is_traced() -> None:
-    slope = jax.grad(lambda lr: jnp.sum(run(adam_r(lr, {"w": REFERENCE}))))(0.1)
+    slope = jax.jit(jax.grad(lambda lr: jnp.sum(run(adam_r(lr, {"w": REFERENCE})))))(0.1)
     assert np.isfinite(slope) and slope != 0

@@ -31,7 +31,7 @@ def run(tx: optax.GradientTransformation, params: Any = PARAMS, grads: Any = GRA
     with jax.numpy_dtype_promotion("standard"):
         state, update = tx.init(params), jax.jit(tx.update)
         for t in range(steps):
-            updates, state = update(jax.tree.map(lambda g, t=t: g[t], grads), state, params)
+            updates, state = update(jax.tree.map(lambda g, t=t: np.asarray(g)[t], grads), state, params)
             params = optax.apply_updates(params, updates)
             seen.append(params)
     return [*seen, state]
