@@ -20,6 +20,7 @@ from wspace_kernels.case import Case
 from wspace_kernels.dispatch import target
 
 import wspace.kernels
+from tests.hurry import hurried
 from tests.kernels.operations import CASES, OPERATIONS, case_of, compiling_for, names, with_slopes
 from wspace.core.errors import WspaceError
 
@@ -31,14 +32,9 @@ def with_cases(wanted: Callable[[Case], Any]) -> Any:
     return pytest.mark.parametrize(("op", "case"), names(wanted))
 
 
-def quickly(fn: Callable[[Any], Any], given: Any) -> Callable[[Any], Any]:
-    """Compiled in a hurry."""
-    return jax.jit(fn).lower(given).compile({"xla_backend_optimization_level": 0})
-
-
 @cache
 def making(op: str, case: str) -> Callable[[Any], Any]:
-    return quickly(case_of(op, case).make, jax.random.key(0))
+    return hurried(case_of(op, case).make, jax.random.key(0))
 
 
 @cache
@@ -58,7 +54,7 @@ def truth(op: str, case: str, seed: int = 0) -> Any:
 def run(fn: Callable[[Any], Any], given: Any, name: str) -> Any:
     """By an implementation, whose kernels are interpreted."""
     with target("cpu" if name == "ref" else name, interpret=True):
-        return quickly(fn, given)(given)
+        return hurried(fn, given)(given)
 
 
 @cache
