@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -17,25 +18,35 @@ from wspace.quant.formats import named
 from wspace.quant.grid import Block
 from wspace.quant.integer import limits
 
-W = jax.random.normal(jax.random.key(0), (64, 30), jnp.float32)
+W = jnp.asarray(np.random.default_rng(0).standard_normal((64, 30)), jnp.float32)
+
+
+def both(fn: Any, *args: Any) -> Any:
+    """What a function gives, and its gradients, weighed by fixed numbers; one program."""
+
+    def run(*args: Any) -> Any:
+        made, back = jax.vjp(fn, *args)
+        return made, back(jnp.cos(jnp.arange(W.size, dtype=jnp.float32)).reshape(W.shape))
+
+    return jax.jit(run)(*args)
+
+
+@cache
+def wanted(bits: int) -> tuple[Any, list[Any]]:
+    """A step, and what `wspace.quant` makes of it, and without it."""
+    step = jnp.asarray(np.random.default_rng(1).uniform(0.2, 0.5, (2, 30)), jnp.float32)
+    learned = both(lambda w, s: lsq_array(w, s, *limits(bits)), W, step)
+    return step, [learned, both(lambda w: fake_quant_array(w, named(f"int{bits}"), Block(32, 1)), W)]
 
 
 @pytest.mark.parametrize("name", ["ref", "tpu", "gpu"])
 @pytest.mark.parametrize("bits", [2, 4])
 def test_values_and_gradients_are_those_of_quant(name: str, bits: int) -> None:
-    step = jax.random.uniform(jax.random.key(1), (2, 30), jnp.float32, 0.2, 0.5)
-    weights = jnp.cos(jnp.arange(W.size, dtype=jnp.float32)).reshape(W.shape)
-
-    def both(fn: Any, *args: Any) -> Any:
-        made, back = jax.vjp(fn, *args)
-        return made, back(weights)
-
+    step, slow = wanted(bits)
     with target("cpu" if name == "ref" else name, interpret=True):
         learned = both(lambda w, s: fake_quant(w, s, bits, implementation=name), W, step)  # type: ignore[arg-type]
         straight = both(lambda w: fake_quant(w, None, bits, 32, implementation=name), W)  # type: ignore[arg-type]
-    wanted = [both(lambda w, s: lsq_array(w, s, *limits(bits)), W, step)]
-    wanted.append(both(lambda w: fake_quant_array(w, named(f"int{bits}"), Block(32, 1)), W))
-    for got, want in zip([learned, straight], wanted, strict=True):
+    for got, want in zip([learned, straight], slow, strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), got, want)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import jax
+from functools import cache
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,17 +17,25 @@ from wspace.quant.gptq import damped, gptq_array, inverse_factor
 from wspace.quant.grid import Block, decode, fit
 
 
-@pytest.mark.parametrize("name", ["ref", "tpu", "gpu"])
-@pytest.mark.parametrize("grid", ["int4", "int3_asymmetric"])
-def test_a_matrix_of_one_block_is_that_of_gptq(name: str, grid: str) -> None:
-    x, w = jax.random.normal(jax.random.key(0), (2, 64, 64), jnp.float32)
+@cache
+def by_gptq(grid: str) -> Any:
+    """(arguments of the kernel, codes, what they stand for)."""
+    x, w = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64, 64)), jnp.float32)
     gram, form = x.T @ x / 64, named(grid)
     wanted, scales = gptq_array(w, gram, 0.01, form, Block(64, 1))
     factor = inverse_factor(damped(w, gram, 0.01)[1])
+    given = (w, factor, fit(w, form, Block(64, 1))["scale"], scales.get("zero"), form.bits)
+    return given, wanted, decode(wanted, form, scales)
+
+
+@pytest.mark.parametrize("name", ["ref", "tpu", "gpu"])
+@pytest.mark.parametrize("grid", ["int4", "int3_asymmetric"])
+def test_a_matrix_of_one_block_is_that_of_gptq(name: str, grid: str) -> None:
+    given, wanted, made = by_gptq(grid)
     with target("cpu" if name == "ref" else name, interpret=True):
-        got = gptq_block(w, factor, fit(w, form, Block(64, 1))["scale"], scales.get("zero"), form.bits, name)  # type: ignore[arg-type]
+        got = gptq_block(*given, name)
     np.testing.assert_array_equal(got.codes, wanted)
-    np.testing.assert_allclose(got.made, decode(wanted, form, scales), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got.made, made, rtol=1e-5, atol=1e-6)
 
 
 def test_what_does_not_fit_is_told() -> None:
@@ -39,6 +49,9 @@ def test_what_does_not_fit_is_told() -> None:
 
 
 def test_a_weight_that_is_no_number_says_so() -> None:
-    solved = gptq_block(jnp.ones((4, 2)).at[1, 0].set(jnp.nan), jnp.eye(4), jnp.ones((1, 2)))
-    assert solved.codes[1, 0] == 0 and jnp.isnan(solved.errors[1, 0])
-    assert bool(jnp.all(jnp.isfinite(solved.errors[:, 1])))
+    w = np.ones((4, 2), np.float32)
+    w[1, 0] = np.nan
+    solved = gptq_block(jnp.asarray(w), jnp.eye(4), jnp.ones((1, 2)))
+    codes, errors = np.asarray(solved.codes), np.asarray(solved.errors)
+    assert codes[1, 0] == 0 and np.isnan(errors[1, 0])
+    assert np.isfinite(errors[:, 1]).all()

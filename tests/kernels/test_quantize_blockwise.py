@@ -21,12 +21,11 @@ def test_the_closed_form_is_the_map_of_bitsandbytes(signed: bool) -> None:
     table = dynamic_map(signed)
     if signed:
         np.testing.assert_allclose(table, bitsandbytes.dynamic_map(), rtol=1e-6, atol=0)
-    codes = jnp.arange(256, dtype=jnp.uint8)[None]
-    one = jnp.ones((1, 1), jnp.float32)
-    made = dequantize_blockwise(codes, one, (256,), signed)
+    codes = np.arange(256, dtype=np.uint8)[None]
+    made = dequantize_blockwise(jnp.asarray(codes), jnp.asarray(np.ones((1, 1), "f")), (256,), signed)
     np.testing.assert_allclose(made, table, rtol=1e-6, atol=0)
     assert len(set(table)) == 256 and table.max() == 1.0
-    assert jnp.array_equal(quantize_blockwise(made, signed=signed)[0], codes)
+    np.testing.assert_array_equal(quantize_blockwise(made, signed=signed)[0], codes)
 
 
 def test_the_error_is_that_of_the_paper() -> None:
@@ -36,25 +35,26 @@ def test_the_error_is_that_of_the_paper() -> None:
     found = {}
     for block in (256, 65536):
         made = dequantize_blockwise(*quantize_blockwise(jnp.asarray(x), block), x.shape)
-        found[block] = float(np.median(np.abs(made - x) / np.abs(x)))
+        found[block] = float(np.median(np.abs(np.asarray(made) - x) / np.abs(x)))
     assert found[256] < 0.0125 and found[65536] > 0.1
 
 
 def test_training_follows_adam() -> None:
     """A least-squares problem: the same loss as optax.adamw on the way, within a tenth of what was won."""
-    a, truth = jax.random.normal(jax.random.key(0), (64, 30), jnp.float32), jnp.linspace(-1, 1, 30, dtype=jnp.float32)
+    a = jnp.asarray(np.random.default_rng(0).standard_normal((64, 30)), jnp.float32)
+    truth = jnp.asarray(np.linspace(-1, 1, 30), jnp.float32)
     slope = jax.jit(jax.grad(lambda p: jnp.mean((a @ (p - truth)) ** 2)))
     p = wide = jnp.zeros(30, jnp.float32)
     moments, exact = empty_moments(p, 128), optax.adam(0.05)
-    state = exact.init(wide)
+    state, follow = exact.init(wide), jax.jit(exact.update)
     for step in range(1, 41):
         p, moments = adam_8bit(p, slope(p), moments, step, 0.05)
         with jax.numpy_dtype_promotion("standard"):
-            update, state = exact.update(slope(wide), state)
+            update, state = follow(slope(wide), state)
         wide = wide + update
         if step == 1:
             np.testing.assert_allclose(p, wide, rtol=1e-5)
-    left, best, start = (float(jnp.linalg.norm(x - truth)) for x in (p, wide, jnp.zeros(30)))
+    left, best, start = (float(np.linalg.norm(np.asarray(x) - np.asarray(truth))) for x in (p, wide, np.zeros(30)))
     assert best < start / 4 and abs(left - best) < 0.1 * start
 
 
@@ -69,7 +69,8 @@ def test_blocks_that_a_kernel_cannot_take() -> None:
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_block_with_no_number_says_so_and_the_others_stay(bad: float) -> None:
-    x = jnp.ones(512, jnp.float32).at[3].set(bad)
-    codes, most = quantize_blockwise(x)
-    made = dequantize_blockwise(codes, most, x.shape)
-    assert not jnp.isfinite(made[3]) and bool(jnp.all(made[256:] == 1))
+    x = np.ones(512, np.float32)
+    x[3] = bad
+    codes, most = quantize_blockwise(jnp.asarray(x))
+    made = np.asarray(dequantize_blockwise(codes, most, x.shape))
+    assert not np.isfinite(made[3]) and (made[256:] == 1).all()

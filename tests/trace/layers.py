@@ -26,6 +26,11 @@ def normal(tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
+def drawn(shapes: Any) -> Any:
+    """The same of a tree of shapes, float32."""
+    return normal(jax.tree.map(lambda s: np.zeros(s, np.float32), shapes, is_leaf=lambda s: isinstance(s, tuple)))
+
+
 def images(*shape: int) -> jax.Array:
     """A batch of 2 of these."""
     return jnp.asarray(np.random.default_rng(1).standard_normal((2, *shape)), jnp.float32)

@@ -19,7 +19,7 @@ Model = Callable[[dict[str, Any], Any], Any]
 
 def tree(**shapes: tuple[int, ...]) -> dict[str, Any]:
     rng = np.random.default_rng(1)
-    return {name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def between(f: Callable[..., Any], a: int = 4, b: int = 4, **extra: tuple[int, ...]) -> tuple[Model, dict[str, Any]]:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tests.trace.layers import attend, dense, images, layer_norm, normal, rms_norm, rotate, tokens
+from tests.trace.layers import attend, dense, drawn, images, layer_norm, normal, rms_norm, rotate, tokens
 
 Made = tuple[Callable[..., Any], Any, tuple[Any, ...]]
 
@@ -58,10 +58,6 @@ def scanned() -> Made:
     return model.apply, normal(jax.eval_shape(model.init, jax.random.key(0), x)), (x,)
 
 
-def zeros(shapes: Any) -> Any:
-    return jax.tree.map(jnp.zeros, shapes, is_leaf=lambda s: isinstance(s, tuple))
-
-
 def linear(n: int, m: int) -> dict[str, tuple[int, ...]]:
     return {"kernel": (n, m), "bias": (m,)}
 
@@ -86,7 +82,7 @@ def gpt() -> Made:
     layer = {"qkv": linear(8, 24), "proj": linear(8, 8), "up": linear(8, 10), "down": linear(10, 8)}
     layer |= {"norm1": norm, "norm2": norm}
     shapes = {"tokens": (11, 8), "positions": (9, 8), "h0": layer, "h1": layer, "norm": norm}
-    return apply, normal(zeros(shapes)), (tokens(6),)
+    return apply, drawn(shapes), (tokens(6),)
 
 
 def llama_block(p: Any, x: Any) -> Any:
@@ -111,7 +107,7 @@ def llama() -> Made:
         return rms_norm(p["norm"], x) @ p["head"]
 
     shapes = {"embed": (11, 8), "layers": [LLAMA, LLAMA], "norm": (8,), "head": (8, 11)}
-    return apply, normal(zeros(shapes)), (tokens(6),)
+    return apply, drawn(shapes), (tokens(6),)
 
 
 def llama_stacked(run: Callable[[Any, Any], Any]) -> Made:
@@ -122,7 +118,7 @@ def llama_stacked(run: Callable[[Any, Any], Any]) -> Made:
 
     stacked = {name: (3, *shape) for name, shape in LLAMA.items()}
     shapes = {"embed": (11, 8), "layers": stacked, "norm": (8,), "head": (8, 11)}
-    return apply, normal(zeros(shapes)), (tokens(6),)
+    return apply, drawn(shapes), (tokens(6),)
 
 
 def llama_scanned() -> Made:

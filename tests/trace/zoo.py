@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tests.trace import transformers
-from tests.trace.layers import dense, images, normal, tokens
+from tests.trace.layers import dense, drawn, images, normal, tokens
 
 Made = tuple[Callable[..., Any], Any, tuple[Any, ...]]
 
@@ -42,7 +42,7 @@ def mlp() -> Made:
         return jax.nn.log_softmax(dense(p["head"], x))
 
     sizes = {"a": (5, 8), "b": (8, 12), "head": (12, 3)}
-    return apply, normal({n: {"kernel": jnp.zeros(s), "bias": jnp.zeros(s[1])} for n, s in sizes.items()}), (images(5),)
+    return apply, drawn({n: {"kernel": s, "bias": s[1:]} for n, s in sizes.items()}), (images(5),)
 
 
 class LeNet(nn.Module):
@@ -144,7 +144,7 @@ def lstm() -> Made:
         "h": (6, 24),
         "cell": (6, 2),
     }
-    params = normal(jax.tree.map(jnp.zeros, shapes, is_leaf=lambda s: isinstance(s, tuple)))
+    params = drawn(shapes)
     return apply, params, (images(7, 5),)
 
 
@@ -169,7 +169,7 @@ def experts(most: int | None) -> Made:
 
     shapes = {"up": (4, 6, 8), "bias": (4, 8), "down": (4, 8, 6), "router": (6, 4)}
     shapes |= {"in": dict(kernel=(5, 6), bias=(6,)), "out": dict(kernel=(6, 2), bias=(2,))}
-    return apply, normal(jax.tree.map(jnp.zeros, shapes, is_leaf=lambda s: isinstance(s, tuple))), (images(5),)
+    return apply, drawn(shapes), (images(5),)
 
 
 class NnxNet(nnx.Module):

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,10 +39,14 @@ class Block(NamedTuple):
             leaf = _part(leaf, at, k)
         return leaf.reshape(self.shape)
 
-    def put(self, leaf: Array, block: Array) -> Array:
-        """The leaf with this block's values."""
+    def put(self, leaf: Any, block: Any) -> Any:
+        """The leaf with this block's values, numpy or jax."""
         if leaf.ndim == 0:
             return block.reshape(())
+        if isinstance(leaf, np.ndarray) and not isinstance(block, jax.core.Tracer):
+            out = leaf.copy()
+            out[np.ix_(*self.at)] = np.asarray(block).reshape([len(at) for at in self.at])
+            return out
         return leaf.at[np.ix_(*self.at)].set(block.reshape([len(at) for at in self.at]).astype(leaf.dtype))
 
 

@@ -26,14 +26,13 @@ Element: TypeAlias = Mapping[str, Array]
 def identity(axes: Symmetries) -> dict[str, Array]:
     """The element that leaves everything as it is: int32 0, 1, ... (permutation) or f32 ones (scale) `[*over, size]` a
     group, or f32 identity matrices (orthogonal) `[*over, size, size]`."""
-    if axes.kind == "orthogonal":
-        return {name: jnp.broadcast_to(jnp.eye(g.size), shape_in(axes, g)) for name, g in axes.groups.items()}
-    if axes.kind == "scale":
-        return {name: jnp.ones(g.shape) for name, g in axes.groups.items()}
-    return {
-        name: jnp.broadcast_to(jnp.arange(g.size).reshape((1,) * len(g.over) + (-1,)), g.shape)
-        for name, g in axes.groups.items()
-    }
+
+    def one(group: Group) -> np.ndarray:
+        if axes.kind == "orthogonal":
+            return np.eye(group.size, dtype=np.float32)
+        return np.ones(group.size, np.float32) if axes.kind == "scale" else np.arange(group.size, dtype=np.int32)
+
+    return {name: jnp.asarray(np.broadcast_to(one(g), shape_in(axes, g))) for name, g in axes.groups.items()}
 
 
 def shape_in(axes: Symmetries, group: Group) -> tuple[int, ...]:
@@ -72,7 +71,7 @@ def random_element(axes: Symmetries, *, key: Array, hadamard: bool = False) -> d
             return jnp.exp2(jax.random.uniform(own, group.shape, minval=-1, maxval=1))
         if axes.kind == "orthogonal":
             return (hadamard_matrix if hadamard else haar_matrix)(own, group)
-        rows = jnp.broadcast_to(jnp.arange(group.size, dtype=jnp.int32), group.shape)
+        rows = np.broadcast_to(np.arange(group.size, dtype=np.int32), group.shape)
         return jax.random.permutation(own, rows, axis=-1, independent=True)
 
     return {name: draw(name, group) for name, group in axes.groups.items()}

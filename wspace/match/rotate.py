@@ -22,7 +22,10 @@ TOLERANCE = 1e-3  # of a vector's length: how far Q Qᵀ may move it
 
 def haar_matrix(key: Array, group: Group) -> Array:
     """f32 `[*over, size, size]`, uniform over the orthogonal group."""
-    return jax.random.orthogonal(key, group.size, group.over_sizes)
+    return _haar(key, group.size, group.over_sizes)
+
+
+_haar = jax.jit(jax.random.orthogonal, static_argnums=(1, 2))  # one program, not one for each of its steps
 
 
 def hadamard_matrix(key: Array, group: Group) -> Array:
@@ -30,15 +33,20 @@ def hadamard_matrix(key: Array, group: Group) -> Array:
 
     Where the size is 2^k m with m odd: the Kronecker product with a uniformly random matrix of m.
     """
+    return _hadamard(key, group.size, group.over_sizes)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _hadamard(key: Array, size: int, over: tuple[int, ...]) -> Array:
     signs, rest = jax.random.split(key)
-    odd = group.size // (group.size & -group.size)
+    odd = size // (size & -size)
     h = np.ones((1, 1), np.float32)
-    while len(h) * odd < group.size:
+    while len(h) * odd < size:
         h = np.block([[h, h], [h, -h]])
     q = jnp.asarray(h / np.sqrt(len(h)))
     if odd > 1:
         q = jnp.kron(q, jax.random.orthogonal(rest, odd))
-    return q * jax.random.rademacher(signs, (*group.over_sizes, 1, group.size), jnp.float32)
+    return q * jax.random.rademacher(signs, (*over, 1, size), jnp.float32)
 
 
 def check_orthogonal(name: str, q: Any) -> None:
@@ -53,14 +61,19 @@ def check_orthogonal(name: str, q: Any) -> None:
 
 
 def turned(x: Any, path: Path, groups: Symmetries, g: Mapping[str, Any]) -> Array:
-    """A leaf with every axis of a group multiplied by its Q: new[i] = sum_j Q[i, j] old[j]."""
-    x, cut = jnp.asarray(x), blocks_of(groups, path)
+    """A leaf with every axis of a group multiplied by its Q: new[i] = sum_j Q[i, j] old[j].
+
+    What lies on the host is cut and put together there: nothing to compile but the products.
+    """
+    host = isinstance(x, np.ndarray) and not any(isinstance(q, jax.core.Tracer) for q in g.values())
+    x, cut = x if host else jnp.asarray(x), blocks_of(groups, path)
     acted = {m.axis for group in groups.groups.values() for m in group.members if m.path == path}
     plain = len(cut) == 1 and cut[0].shape == x.shape  # no axis is cut or split: the others may stay in parts
-    here = functools.reduce(gathered, acted if plain else range(x.ndim), x).astype(working_dtype(x.dtype))
-    own = {name: jnp.asarray(q).astype(here.dtype) for name, q in g.items()}
+    here = x if host else functools.reduce(gathered, acted if plain else range(x.ndim), x)
+    here = here.astype(working_dtype(x.dtype))
+    own = {name: jnp.asarray(q.astype(here.dtype)) for name, q in g.items()}
     out = here
     for block in cut:
         made = mix(block.take(here), block.names, groups, own)
         out = made.reshape(x.shape) if len(cut) == 1 else block.put(out, made)
-    return alike(out.astype(x.dtype), x)
+    return jnp.asarray(out.astype(x.dtype)) if host else alike(out.astype(x.dtype), x)
