@@ -23,7 +23,8 @@ from wspace.app.execute import open_recipe
 from wspace.app.load import load
 from wspace.core import blocks, buffers, memory, run
 from wspace.core.errors import TooLarge
-from wspace.core.run import prepare
+from wspace.core.plan import tabulate
+from wspace.core.run import prepare, transfer
 from wspace.io import SafetensorsFolder, open_orbax, verify, write_folder, write_tree
 
 RNG = np.random.default_rng(0)
@@ -37,6 +38,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "ALIGNED", 1)  # a block is longer than what lies before the first aligned entry
     monkeypatch.setattr(memory, "BLOCK", 5)
     monkeypatch.setattr(memory, "PART", 12)
+    monkeypatch.setattr(memory, "FOLDING", 0)
     monkeypatch.setattr(run, "RESERVE", 0)
     monkeypatch.setattr(run, "anonymous", lambda: 0)
 
@@ -65,6 +67,34 @@ def test_leaves_in_parts_are_the_whole_leaves_to_the_last_bit(tmp_path: Path) ->
         ws.stream(t, [one, two], {}, base=base, memory=48)
 
 
+M = ws.merge
+IN_PARTS = {  # and how often a leaf is read before: for sums and for the two halves of a threshold's bits
+    "ties": (M.ties(0.4), 2), "ties with its norm": (M.ties(0.4, rescale=True), 3), "dare": (M.dare(0.5), 0),
+    "dare with its norm": (M.dare(0.5, rescale="l1"), 1), "breadcrumbs": (M.breadcrumbs(0.5, 0.1), 2),
+    "model_stock": (ws.average.model_stock(), 1), "slerp": (ws.around_base(ws.interpolate.slerp(0.3)), 1),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_norms_thresholds_and_masks_of_leaves_in_parts(name: str, tmp_path: Path) -> None:
+    (t, rounds), key = IN_PARTS[name], jax.random.key(1)
+    for source in ("base", "one", "two"):
+        ties = RNG.integers(-3, 4, (50, 6)).astype(np.float32)  # a threshold falls among equal ones
+        write_tree(tmp_path / source, {"a": RNG.standard_normal((1, 300)).astype(np.float32), "b": ties})
+    base, one, two = (SafetensorsFolder(tmp_path / source) for source in ("base", "one", "two"))
+    ready = prepare(t, [one, two], sides={"base": base}, key=key, memory=1100)
+    assert len(ready.cuts) == 2 and {ready.costs[path].rounds for path in ready.cuts} == {rounds}
+    whole: dict[str, Any] = {}
+    ws.stream(t, [one, two], whole, base=base, key=key)
+    with write_folder(tmp_path / "out", one.specs) as sink:
+        transfer(ready, sink)  # type: ignore[arg-type]
+    assert sum(ready.work.read.values()) == tabulate(ready).bytes_read == (rounds + 1) * 3 * 600 * 4
+    for leaf, found in SafetensorsFolder(tmp_path / "out").items():
+        exact = rounds in (0, 2)  # no sums
+        np.testing.assert_allclose(found, whole[leaf], rtol=0 if exact else 2e-6, atol=0 if exact else 2e-6)
+
+
 class Unread(Mapping[str, Any]):
     """A checkpoint that can give parts, and fails when it is read."""
 
@@ -88,7 +118,7 @@ def test_what_does_not_fit_is_refused_before_any_work() -> None:
     wanted = (
         r"^larger .64, 64. float32 takes [0-9.]+ KiB in .*, which needs the whole leaf, and 1 more leaves don't fit: "
     )
-    for t in (ws.prune.magnitude(0.5), ws.chain(unit(), ws.prune.magnitude(0.5)), ws.quant.rtn(8)):
+    for t in (ws.prune.nm(2, 4), ws.chain(unit(), ws.prune.magnitude(0.5)), ws.quant.rtn(8)):
         with pytest.raises(TooLarge, match=wanted) as error:
             ws.stream(ws.on("large", t), [Unread()], {}, memory="4KiB")
         given = str(error.value).partition("memory='")[2].partition("'")[0]
@@ -163,13 +193,15 @@ def test_a_run_stays_within_its_memory(tmp_path: Path, monkeypatch: pytest.Monke
     leaf = np.resize(RNG.standard_normal(2**20).astype(ml_dtypes.bfloat16), (2**15, 2**10))
     for name in ("base", "a"):
         write_tree(tmp_path / name, {"w": leaf, "v": leaf[:3]})
-    recipe = "sources: {base: ./base, a: ./a}\nmodels: [base, a]\nsteps: [average.uniform_soup: {}]\n"
+    recipe = (
+        "sources: {base: ./base, a: ./a}\nmodels: [a]\nbase: base\nsteps: [merge.dare: {density: 0.5, rescale: l1}]\n"
+    )
     (tmp_path / "recipe.yml").write_text(f"{recipe}output: {{formats: [safetensors, orbax]}}\n")
     command = [sys.executable, "-m", "wspace.app.cli", "run", "recipe.yml", "out", "--quiet", "--bare"]
     peak = peak_of([*command, "--memory", "300MiB"], tmp_path)
     assert peak <= 300 * 2**20, f"{peak / 2**20:.0f} MiB"
     for out in (SafetensorsFolder(tmp_path / "out"), open_orbax(tmp_path / "out" / "orbax")):
-        np.testing.assert_array_equal(out["w"], leaf)  # the mean of two equal ones
+        np.testing.assert_array_equal(out["w"], leaf)  # there is nothing to drop
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TooLarge, match=r"writing Orbax takes 160.0 MiB: 64.0 MiB are too few"):
         open_recipe(load(tmp_path / "recipe.yml"), lambda label: lambda *told: None, 2**26).ready  # noqa: B018

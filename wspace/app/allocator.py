@@ -19,3 +19,10 @@ def keep_pages() -> None:
     if mallopt is not None:
         mallopt(TRIM, 2**31 - 1)
         mallopt(MMAP, LARGEST)
+
+
+def release_pages() -> None:
+    """What is free goes back to the system, before other libraries want memory of their own."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import wspace
 from wspace.app import plots
+from wspace.app.allocator import release_pages
 from wspace.app.changes import set_dtype
 from wspace.app.report import Block, Figure, Table, Text, page
 from wspace.core.buffers import keeping
@@ -62,6 +63,7 @@ def write_records(job: Opened, sink: FolderSink, result: Result, *, bare: bool =
     if "orbax" in recipe.output.formats:
         written = sink.checkpoint()
         with keeping(0):
+            release_pages()
             write_orbax(folder / "orbax", written.tree(), metadata=written.metadata)
 
 

@@ -31,6 +31,7 @@ ENTRYWISE = frozenset(
 )
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
 MULTIPLIES, ADDS = frozenset({"mul", "square", "integer_pow"}), frozenset({"add", "add_any", "sub", "reduce_sum"})
+JOINS = {"reduce_sum": np.add, "reduce_max": np.maximum, "reduce_min": np.minimum}
 CASTS = frozenset({"convert_element_type"})
 HOST: dict[str, Callable[..., np.ndarray[Any, Any]]] = {}
 PLACED: dict[str, tuple[Callable[..., Any], Callable[..., bool]]] = {}
@@ -60,16 +61,18 @@ def by_position(name: str, fits: Callable[..., bool]) -> Callable[[F], F]:
     return register
 
 
-def entrywise(closed: Any, made: Any, arrays: int) -> Program | None:
+def entrywise(closed: Any, made: Any, arrays: int, apart: bool = False) -> Program | None:
     """A function's program, if it is entry-wise and its arguments are large arrays of one shape; else None.
 
-    closed: its jaxpr; there may be a random key before the arrays. made: what it makes, abstract.
+    closed: its jaxpr; there may be a random key before the arrays. made: what it makes, abstract. apart: functions with
+    sums are taken apart, so that only the sums themselves are steps on whole arrays; the result then may differ from
+    the whole leaf's in the last bits.
     """
     shape = getattr(made, "shape", None)
     *keys, first = closed.in_avals[: len(closed.in_avals) - arrays + 1] or [None]
     if first is None or math.prod(first.shape) < BLOCK or any(x.shape != shape for x in closed.in_avals[len(keys) :]):
         return None
-    program = Program(first.shape, arrays)
+    program = Program(first.shape, arrays, apart)
     arguments = [program.new(aval) for aval in keys]
     program.key = arguments[0] if arguments else program.key
     found = program.take(closed.jaxpr, closed.consts, [*arguments, *range(arrays)])
@@ -98,8 +101,8 @@ class Program:
     text: equal for leaves whose programs are equal but for the shape and the small values.
     """
 
-    def __init__(self, shape: tuple[int, ...], arrays: int) -> None:
-        self.shape = shape
+    def __init__(self, shape: tuple[int, ...], arrays: int, apart: bool = False) -> None:
+        self.shape, self.apart = shape, apart
         self.steps: list[_Step] = []
         self.small: dict[int, Any] = {}
         self.whole: dict[int, Any] = dict.fromkeys(range(arrays))
@@ -137,9 +140,10 @@ class Program:
         for eqn in jaxpr.eqns:
             takes = [number(atom) for atom in eqn.invars]
             inner, twin, placed = _inside(eqn), eqn.params.get("name") in HOST, _is_placed(eqn)
-            sums = not called and all(v.aval.shape != self.shape for v in eqn.outvars)
+            joined = eqn.primitive.name in JOINS and eqn.params["axes"] == tuple(range(len(self.shape)))
+            sums = joined if self.apart else not called and all(v.aval.shape != self.shape for v in eqn.outvars)
             if not (twin or placed or sums or _is_entrywise(eqn, self.shape)):
-                if inner is None or (_has(inner.jaxpr, MULTIPLIES) and _has(inner.jaxpr, ADDS)):
+                if inner is None or (not self.apart and _has(inner.jaxpr, MULTIPLIES) and _has(inner.jaxpr, ADDS)):
                     return None  # taken apart, a product and a sum that were fused would round apart
                 made = self.take(inner.jaxpr, inner.consts, takes, called=True)
                 if made is None:
@@ -158,7 +162,8 @@ class Program:
 
     @property
     def cuts(self) -> bool:
-        """Whether a piece of the leaf can be computed from that piece alone: no function in it needs whole arrays."""
+        """Whether a piece of the leaf can be computed from that piece alone: no function in it needs whole arrays,
+        or a place."""
         return not any(step.whole or step.placed for step in self.steps)
 
     def held(self) -> int:
@@ -194,18 +199,18 @@ class Program:
             if step.whole:
                 took = {n: x for n, x in took.items() if n in step.takes}
                 for n in set(step.takes) & self.whole.keys() - took.keys():
-                    took[n] = self._array(n, whole, small, lazy, text)
+                    took[n] = self.array(n, whole, small, lazy, text)
                 whole |= {n: x for n, x in took.items() if n in self.drawn}
                 for n, x in zip(step.makes, self._on_whole(step, took, small), strict=True):
                     (whole if n in self.whole else small)[n] = x
             elif any(n in self.whole for n in (*step.takes, *step.makes)):
                 lazy |= dict.fromkeys(step.makes, step)
             elif not set(step.makes) <= small.keys():
-                small |= zip(step.makes, _as_in_memory(step.eqn, [small[n] for n in step.takes]), strict=True)
+                small |= zip(step.makes, bound(step.eqn, [small[n] for n in step.takes]), strict=True)
                 if set(step.takes) <= self.small.keys():  # the same for every leaf
                     self.small |= {n: small[n] for n in step.makes}
         del took
-        return self._array(self.result, whole, small, lazy, text)
+        return self.array(self.result, whole, small, lazy, text)
 
     def _on_whole(
         self, step: _Step, arrays: Mapping[int, np.ndarray[Any, Any]], small: Mapping[int, Any]
@@ -216,17 +221,18 @@ class Program:
             return _sequence(twin(*(arrays[n] if n in arrays else small[n] for n in step.takes)))
         shared = {n: jax.device_put(x.reshape(self.shape), may_alias=True) for n, x in arrays.items()}
         given = (shared[n] if n in shared else small[n] for n in step.takes)
-        return jax.block_until_ready(_as_in_memory(step.eqn, list(given)))
+        return jax.block_until_ready(bound(step.eqn, list(given)))
 
-    def _array(
+    def array(
         self,
         wanted: int,
         whole: dict[int, np.ndarray[Any, Any]],
         small: Mapping[int, Any],
         lazy: Mapping[int, _Step],
         text: Hashable,
+        first: int = 0,
     ) -> np.ndarray[Any, Any]:
-        """One value as a whole array: its steps are run on a block after the other."""
+        """One value as a whole array: its steps are run on a block after the other. first: where a part begins."""
         if wanted in whole:
             return whole[wanted]
         known = (text, wanted, BLOCK)
@@ -242,7 +248,7 @@ class Program:
                     values[n] if n in values else whole[n][start : start + BLOCK] if n in whole else small[n]
                     for n in takes
                 )  # fmt: skip
-                values |= zip(makes, fn(np.uint32(start), *given), strict=True)
+                values |= zip(makes, fn(np.uint32(first + start), *given), strict=True)
             out[start : start + BLOCK] = values[wanted]
         return out
 
@@ -310,9 +316,9 @@ def _compiled(
     return jax.jit(run), takes, makes
 
 
-def _as_in_memory(eqn: Any, given: Sequence[Any]) -> Sequence[Any]:
-    """Run an operation as one program."""
-    out = eqn.primitive.bind(*given, **eqn.params)
+def bound(eqn: Any, given: Sequence[Any], **other: Any) -> Sequence[Any]:
+    """Run an operation as one program; with other parameters, if they are given."""
+    out = eqn.primitive.bind(*given, **{**eqn.params, **other})
     return out if eqn.primitive.multiple_results else [out]
 
 
@@ -330,7 +336,7 @@ def _apply(eqn: Any, given: Sequence[Any], shape: Any = None, block: tuple[int, 
         return [read(atom) for atom in inner.jaxpr.outvars]
     if eqn.primitive.name == "broadcast_in_dim" and eqn.outvars[0].aval.shape == shape:
         return [jnp.broadcast_to(given[0], block)]
-    return list(_as_in_memory(eqn, given))
+    return list(bound(eqn, given))
 
 
 def _words(eqn: Any, shape: tuple[int, ...]) -> Hashable:

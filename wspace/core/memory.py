@@ -17,7 +17,7 @@ import jax.extend.core as jex
 import numpy as np
 
 from wspace.core.align import Aligned
-from wspace.core.blocks import BLOCK, CALLS, ENTRYWISE, Program
+from wspace.core.blocks import BLOCK, CALLS, ENTRYWISE
 from wspace.core.implicit import bit_width, stored_bits
 from wspace.core.programs import Traced, traced
 from wspace.core.typing import Index, Path
@@ -25,6 +25,7 @@ from wspace.core.typing import Index, Path
 PART = 2**24  # entries of a part at most
 PROGRAMS = 32 << 20  # what a run takes beside whole leaves, as a rule: compiled programs, blocks, buffers
 RESERVE = 80 << 20  # the same at most
+FOLDING = 48 << 20  # bytes that folds over parts take beside the parts: copies, counts, blocks
 FUSED = ENTRYWISE | frozenset({"broadcast_in_dim", "iota", "reshape", "squeeze", "expand_dims"})
 REDUCES = frozenset("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin".split())
 
@@ -33,13 +34,21 @@ class Held(NamedTuple):
     """Bytes of anonymous memory of one leaf, at most at once.
 
     lift: while it is summarized. whole: while it is computed whole, the result among them. made: of the result alone.
-    program: by which it can be computed a part at a time; None if it can't.
+    parted: of all its parts together, if it is computed a part at a time; None if it can't be. rounds: how often it is
+    read before that.
     """
 
     lift: int = 0
     whole: int = 0
     made: int = 0
-    program: Program | None = None
+    parted: int | None = None
+    rounds: int = 0
+
+    def held(self, parts: int) -> int:
+        """While one of so many parts is computed."""
+        if parts == 1 or self.parted is None:
+            return self.whole
+        return self.parted // parts + FOLDING * (self.rounds > 0)
 
     def beside(self, other: Held | None) -> Held:
         """Of one more pass."""
@@ -68,23 +77,41 @@ def held(found: Traced, *, lift: bool = False) -> Held:
     if program is not None:
         entries = math.prod(program.shape)
         made = entries * np.dtype(program.whole[program.result]).itemsize
-        return Held(0, program.held() * entries, made, program if program.cuts else None)
+        whole = program.held() * entries
+        return Held(0, whole, made, *((whole, 0) if program.cuts else _in_parts(found)))
     total = sum(map(_bytes, found.closed.in_avals)) + _between(found.closed.jaxpr, fused=False)
-    return Held(total) if lift else Held(0, total, -(-stored_bits(found.made) // 8))
+    return Held(total) if lift else Held(0, total, -(-stored_bits(found.made) // 8), *_in_parts(found))
+
+
+def _in_parts(found: Traced) -> tuple[int | None, int]:
+    """Bytes that all parts together take, and how often they are read before; None if it can't be done in parts."""
+    apart = found.parted()
+    return (None, 0) if apart is None else (apart.held() * math.prod(apart.program.shape), apart.rounds)
 
 
 def parts(path: Path, work: Aligned, cost: Held, room: int) -> int | None:
-    """Into how many parts a leaf has to go; None: it can't be cut."""
-    spec = work.specs[path]
-    if cost.program is None or cost.lift > room or not all(source.parts(path) for source in work.files(path)):
+    """Into how many parts a leaf has to go; None: it can't be cut, or not so small."""
+    smallest = least(path, work, cost)
+    if smallest is None or cost.lift > room or smallest > room:
         return None
-    rows = next((n for n in spec.shape if n > 1), 1)
-    entries, row = math.prod(spec.shape), math.prod(spec.shape) // rows
-    each = min(PART, room * entries // (4 * max(cost.whole, 1)))  # one is computed while one is written
-    most = rows // -(-BLOCK // row)  # a part has a block at least
-    found = min(-(-entries // max(each, 1)), most)
-    fits = found > 0 and 2 * -(-rows // found) * row * cost.whole <= room * entries
-    return found if fits else None
+    shape, room = work.specs[path].shape, room - FOLDING * (cost.rounds > 0)
+    each = min(PART, room * math.prod(shape) // (4 * max(cost.parted or 0, 1)))  # one is computed while one is written
+    return min(-(-math.prod(shape) // max(each, 1)), _most(shape))
+
+
+def least(path: Path, work: Aligned, cost: Held) -> int | None:
+    """Bytes that a leaf takes in the smallest parts; None: it can't be cut."""
+    shape = work.specs[path].shape
+    if cost.parted is None or not _most(shape) or not all(source.parts(path) for source in work.files(path)):
+        return None
+    rows = next((n for n in shape if n > 1), 1)
+    return 2 * -(-rows // _most(shape)) * cost.parted // rows + FOLDING * (cost.rounds > 0)
+
+
+def _most(shape: tuple[int, ...]) -> int:
+    """The most parts of whole rows that have a block each."""
+    rows = next((n for n in shape if n > 1), 1)
+    return rows // -(-BLOCK * rows // math.prod(shape))
 
 
 def cut(shape: tuple[int, ...], parts: int) -> Iterator[Index]:

@@ -30,6 +30,7 @@ class Row(NamedTuple):
     bytes_out: int
     holds: int = 0  # anonymous memory while it is computed; of a leaf that goes through in parts, of one of them
     writes: int = 0  # the same while it is written
+    rounds: int = 0  # how often it is read beside the passes, to be folded in parts
 
 
 class Plan(NamedTuple):
@@ -46,7 +47,7 @@ class Plan(NamedTuple):
 
     @property
     def bytes_read(self) -> int:
-        return sum(r.bytes_in * (self.passes if r.steps else 1) for r in self.rows)
+        return sum(r.bytes_in * (self.passes + r.rounds if r.steps else 1) for r in self.rows)
 
     @property
     def bytes_written(self) -> int:
@@ -117,8 +118,8 @@ def tabulate(ready: Ready) -> Plan:
         out = made[path]
         kind = str(out.dtype) if type(out).__name__ == "ShapeDtypeStruct" else type(out).__name__
         cost, parts = ready.costs.get(path, Held()), ready.cuts.get(path, 1)
-        holds = max(cost.lift, cost.whole // parts) + sum(source.reading(path) for source in work.files(path))
-        sizes = given, -(-stored_bits(out) // 8), holds, cost.made // parts
+        holds = max(cost.lift, cost.held(parts)) + sum(source.reading(path) for source in work.files(path))
+        sizes = given, -(-stored_bits(out) // 8), holds, cost.made // parts, cost.rounds if path in ready.cuts else 0
         return Row(spec.path, work.steps[path], spec.shape, str(spec.dtype), kind, *sizes)
 
     return Plan(t.name, t.passes, t.scope, tuple(row(path) for path in work.names))

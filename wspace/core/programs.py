@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wspace.core.blocks import Program, entrywise
+from wspace.core.parted import Parted, parted
 from wspace.core.select import Spec
 from wspace.core.transform import Context, Transform
 from wspace.core.typing import Array, Leaf, Path
@@ -24,11 +25,19 @@ Apply = Callable[[Any, Any], Leaf]  # (what is given of a leaf, its random key) 
 
 
 class Traced(NamedTuple):
-    """A function of one leaf. made: what comes out, abstract. program: by which it goes in blocks, if it can."""
+    """A function of one leaf. made: what comes out, abstract. program: by which it goes in blocks, if it can.
+
+    arrays: how many it takes, beside a random key.
+    """
 
     closed: Any
     made: Any
     program: Program | None
+    arrays: int
+
+    def parted(self) -> Parted | None:
+        """The function for a leaf that goes in parts though its program needs all of it; None if it can't."""
+        return parted(entrywise(self.closed, self.made, self.arrays, apart=True))
 
     def __call__(self, arrays: Sequence[np.ndarray[Any, Any]], key: Array | None = None) -> Leaf:
         """The leaf for these arrays; without a program one operation after the other, as in memory."""
@@ -44,7 +53,7 @@ def traced(apply: Apply, given: Any, key: Array | None = None) -> Traced:
     specs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
     trace = jax.make_jaxpr(lambda key, *xs: apply(jax.tree.unflatten(structure, xs), key), return_shape=True)
     closed, made = trace(key, *specs)
-    return Traced(closed, made, entrywise(closed, made, len(arrays)))
+    return Traced(closed, made, entrywise(closed, made, len(arrays)), len(arrays))
 
 
 class Programs:

@@ -20,8 +20,9 @@ from wspace.core.buffers import keeping
 from wspace.core.containers import as_params
 from wspace.core.errors import SideTreeError, TooLarge, WspaceError
 from wspace.core.implicit import in_double
-from wspace.core.memory import RESERVE, Held, anonymous, cut, held, parts, weighed
+from wspace.core.memory import RESERVE, Held, anonymous, cut, held, least, parts, weighed
 from wspace.core.overlap import Transport, overlapped, plain
+from wspace.core.parted import pieces
 from wspace.core.programs import Programs, Traced
 from wspace.core.select import Spec
 from wspace.core.sizes import bytes_in, size
@@ -59,8 +60,9 @@ def stream(
     node of ShapeDtypeStructs), nothing is read to learn shapes. Side trees may be mappings too. The sink gets the names
     of the first source.
 
-    memory: anonymous memory that the process may take, as "4GiB" or bytes. Where the transform is entry-wise, leaves
-      that don't fit go through in parts; the result is the same to the last bit. A sink that stores parts has
+    memory: anonymous memory that the process may take, as "4GiB" or bytes. Leaves that don't fit go through in parts
+      where the transform is entry-wise, but for sums, norms, thresholds and random masks of the leaf (these cost more
+      reads); the result is the same to the last bit, or, with sums, to their rounding. A sink that stores parts has
       `part(name, index, array)`; a dict has not, and what it holds is not counted.
 
     A sink may have `done`, names that it holds already, as a resumed `write_folder` has: these are left out.
@@ -130,18 +132,20 @@ def _within(ready: Ready, memory: int | str) -> Ready:
         wanted = max(cost.lift, cost.whole) + reading
         if wanted > room:
             found = parts(path, work, cost, room)
-            (large if found is None else cuts)[path] = wanted if found is None else found
+            smallest = least(path, work, cost) if cost.lift <= room else None
+            (large if found is None else cuts)[path] = (smallest or wanted) if found is None else found
     if large:
         path, spec = (worst := max(large, key=lambda p: large[p])), work.specs[worst]
         more = f", and {len(large) - 1} more leaves don't fit" if len(large) > 1 else ""
+        parted = ready.costs[worst].lift <= room and least(worst, work, ready.costs[worst]) is not None
+        why = "in small parts" if parted else "which needs the whole leaf"
         raise TooLarge(
-            f"{spec.path} {spec.shape} {spec.dtype} takes {size(large[path])} in {ready.t.name}, which needs the whole "
-            f"leaf{more}: {size(limit)} are too few beside the {size(taken)} of the process; give it "
+            f"{spec.path} {spec.shape} {spec.dtype} takes {size(large[path])} in {ready.t.name}, {why}{more}: "
+            f"{size(limit)} are too few beside the {size(taken)} of the process; give it "
             f"memory='{-(-(taken + large[path]) // 2**20)}MiB' or leave the leaf out with on(...)"
         )
     costs = [
-        (cost.lift, cost.whole // cuts.get(path, 1), cost.made // cuts.get(path, 1))
-        for path, cost in ready.costs.items()
+        (cost.lift, cost.held(cuts.get(path, 1)), cost.made // cuts.get(path, 1)) for path, cost in ready.costs.items()
     ]
     most = max((max(lift, whole) for lift, whole, _ in costs), default=0) + max((made for *_, made in costs), default=0)
     return ready._replace(room=room, cuts=cuts, spare=max(0, room - most))
@@ -275,15 +279,24 @@ def _run(
 
 
 def _cut(ready: Ready, path: Path, summaries: tuple[Any, ...], transport: Transport) -> None:
-    """One leaf in parts: the program is that of the whole leaf, so that numbers which its shape gives are the same."""
+    """One leaf in parts: the program is that of the whole leaf, so that numbers which its shape gives are the same.
+    What hangs on all of it is folded first."""
     work, spec = ready.work, ready.work.specs[path]
     given = tuple(s.abstract(path) for s in work.sources), work.side(path, read=False)
     key = leaf_key(ready.key, spec.path)
     with _at(ready.t, spec):
         found = None if ready.programs is None else ready.programs.of(spec, given, key, summaries)
-        program = None if found is None else found.program
-        for index in cut(spec.shape, ready.cuts[path]):
-            arrays = [np.ascontiguousarray(x) for x in jax.tree.leaves(work.part(path, index))]
+
+        def read(parts: int) -> Iterator[list[np.ndarray[Any, Any]]]:
+            for index in cut(spec.shape, parts):
+                yield [np.ascontiguousarray(x) for x in jax.tree.leaves(work.part(path, index))]
+
+        program: Any = None if found is None else found.program
+        if found is not None and (program is None or not program.cuts):
+            program = found.parted()
+            if program is not None:
+                program.fold(lambda: read(pieces(spec.shape)), key)
+        for index, arrays in zip(cut(spec.shape, ready.cuts[path]), read(ready.cuts[path]), strict=True):
             made = None if program is None else program(arrays, key)
             del arrays
             transport.write(path, made, index)

@@ -7,17 +7,19 @@ are only counted. Should the k-th lie outside, the other side is looked at in a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from wspace.core.buffers import empty
+from wspace.core.fold import Fold
 
 Words = np.ndarray[Any, Any]  # floats as unsigned integers of their width
 
 PIECE = 2**16  # entries that are looked at together
 SAMPLE = 2**15  # entries of which bounds are made
+DIGIT = 16  # bits that are counted together, in parts
 DEVIATIONS = 4  # of a rank in the sample, that the bounds are away
 
 
@@ -55,6 +57,52 @@ def mask_of_words(words: Words, keep: int) -> np.ndarray[Any, np.dtype[np.bool_]
         if not surplus:
             break
     return mask
+
+
+def counts_in_parts(itemsize: int) -> tuple[Fold, ...]:
+    """What `mask_in_parts` must know: how often each value of the highest 16 bits occurs, then of the next 16 among
+    those with the right highest ones, and so on."""
+
+    def counts(known: Sequence[Words], w: Words, keep: Any) -> Words:
+        words = w.view(f"u{itemsize}") & _most(w.view(f"u{itemsize}"))
+        code, _ = _found(known, int(keep))
+        shift = 8 * itemsize - DIGIT * (len(known) + 1)
+        if known:
+            words = words[words >> words.dtype.type(shift + DIGIT) == words.dtype.type(code)]
+        digits = (words >> words.dtype.type(shift)) & words.dtype.type(2**DIGIT - 1)
+        return np.bincount(digits.astype(np.int64), minlength=2**DIGIT)
+
+    return (Fold(counts, np.add),) * (8 * itemsize // DIGIT)
+
+
+def mask_in_parts(known: Sequence[Words]) -> Callable[[Words, Any], Words]:
+    """`mask_of_words` of one part after the other: of entries that equal the last one the first in all parts stay."""
+    left: int | None = None
+
+    def mask(w: Words, keep: Any) -> Words:
+        nonlocal left
+        words = w.view(f"u{w.itemsize}") & _most(w.view(f"u{w.itemsize}"))
+        code, room = _found(known, int(keep))
+        left = room if left is None else left
+        ties = np.flatnonzero(words == words.dtype.type(code))
+        found = words > words.dtype.type(code) if keep else np.zeros(words.size, bool)
+        found[ties[:left]] = True
+        left -= min(left, ties.size)
+        return found
+
+    return mask
+
+
+def _found(known: Sequence[Words], k: int) -> tuple[int, int]:
+    """The highest digits of the k-th largest magnitude, as far as counts are known; and as which of the words with
+    those it was found."""
+    code = 0
+    for counts in known:
+        from_top = np.cumsum(counts[::-1])
+        place = int(np.searchsorted(from_top, k)) if k else 0
+        code = (code << DIGIT) | (2**DIGIT - 1 - place)
+        k -= int(from_top[place - 1]) if place else 0
+    return code, k
 
 
 def _most(words: Words) -> Any:

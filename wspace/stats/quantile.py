@@ -19,9 +19,10 @@ from jax import lax
 
 from wspace.core.blocks import on_host
 from wspace.core.errors import ShapeError, WspaceError
+from wspace.core.parted import TWINS, Twin
 from wspace.core.typing import Array
 from wspace.stats.histogram import DIGIT, histogram, largest_digit
-from wspace.stats.host_ranks import mask_of_words
+from wspace.stats.host_ranks import counts_in_parts, mask_in_parts, mask_of_words
 from wspace.stats.wide import wide
 
 COUNTABLE = 2**32 - 1  # elements of one leaf that a uint32 can count
@@ -160,6 +161,9 @@ def wspace_largest_mask(w: Array, keep: Array) -> Array:
 def _mask_on_host(w: np.ndarray[Any, Any], keep: Array) -> np.ndarray[Any, Any]:
     """The same in NumPy."""
     return mask_of_words(w.reshape(-1).view(f"u{w.itemsize}"), int(keep)).reshape(w.shape)
+
+
+TWINS["wspace_largest_mask"] = Twin(mask_in_parts, counts_in_parts)
 
 
 def from_top(codes: Array, found: Found) -> Array:
