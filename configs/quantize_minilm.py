@@ -502,7 +502,7 @@ def main() -> None:
         start = time.process_time()
         try:
             made = jax.block_until_ready(quantized(params, wanted[name](), states))
-        except ws.errors.WspaceError as error:  # one row less, not the others
+        except ws.WspaceError as error:  # one row less, not the others
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             continue
         seconds = time.process_time() - start
