@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -124,42 +124,57 @@ def combine_adapters(
             return leaves[0]
         first = nodes[0][1]
         _check_alike(how, [x for _, x in nodes], ctx)
-        own = jnp.stack([shares[k] for k, _ in nodes])
-        keys = _keys(ctx.key if how.startswith("dare") else None, [k for k, _ in nodes])
-        settings = {"density": 1.0 if density is None else density, "majority": majority_sign_method}
-        a, b = _combined([x for _, x in nodes], own, keys, how, rank, settings)
+        a, b = combined_array(
+            [(x.a, x.b, x.scale) for _, x in nodes],
+            shares,
+            ctx.key if how.startswith("dare") else None,
+            1.0 if density is None else density,
+            how=how,
+            majority=majority_sign_method,
+            rank=rank,
+            places=tuple(k for k, _ in nodes),
+        )
         return LoRA(first.base, a, b, jnp.ones(a.shape[:-2], jnp.float32), first.view)
 
     needs = frozenset({"key"}) if how.startswith("dare") else frozenset()
     return Transform(apply, f"combine_adapters({how})", needs=needs, arity=None)
 
 
-def _combined(
-    nodes: Sequence[LoRA], weights: Array, keys: Array | None, how: str, rank: int | None, settings: Mapping[str, Any]
+@partial(jax.jit, static_argnames=("how", "majority", "rank", "places"))
+def combined_array(
+    factors: Sequence[tuple[Array, Array, Array]],
+    weights: Array,
+    key: Array | None,
+    density: Array | float,
+    *,
+    how: str,
+    majority: Majority,
+    rank: int | None,
+    places: tuple[int, ...],
 ) -> tuple[Array, Array]:
-    """The factors of the result; weights [n], keys [n, 2] with one for each factor of each adapter."""
-    stacks = nodes[0].a.ndim - 2
-    v = jnp.stack([w * x.scale for w, x in zip(weights, nodes, strict=True)])[..., None, None]
-    if how == "cat":
-        a = jnp.concatenate([v[k].astype(x.a.dtype) * x.a for k, x in enumerate(nodes)], axis=-1)
-        return a, jnp.concatenate([x.b for x in nodes], axis=-2)
-    size = rank or max(x.a.shape[-1] for x in nodes)
-    if how == "svd":
-        a, b = _combined(nodes, weights, None, "cat", None, settings)
-        a, b = over_stack(partial(low_rank_product_array, rank=size), stacks)(a, b)
-        return a, b
+    """The factors of the result, from a, b and scale of the adapters at these places among the weights [n]."""
+    stacks = factors[0][0].ndim - 2
+    own, keys = [weights[k] for k in places], _keys(key, places)
+    v = jnp.stack([w * scale for w, (_, _, scale) in zip(own, factors, strict=True)])[..., None, None]
+    size = rank or max(a.shape[-1] for a, _, _ in factors)
+    if how in ("cat", "svd"):
+        wide = jnp.concatenate([v[k].astype(a.dtype) * a for k, (a, _, _) in enumerate(factors)], axis=-1)
+        high = jnp.concatenate([b for _, b, _ in factors], axis=-2)
+        if how == "svd":
+            wide, high = over_stack(partial(low_rank_product_array, rank=size), stacks)(wide, high)
+        return wide, high
+    settings: Any = {"density": density, "majority": majority, "stacks": stacks}
     if how.endswith("_svd"):
+        updates = [lora_array(*x) for x in factors]
         kind: Any = how.removesuffix("_svd")
-        updates = [lora_array(x.a, x.b, x.scale) for x in nodes]
-        own = None if keys is None else keys[:, 0]
-        whole = consensus_array(updates, weights, own, how=kind, stacks=stacks, **settings)
+        whole = consensus_array(updates, jnp.stack(own), None if keys is None else keys[:, 0], how=kind, **settings)
         a, b = over_stack(partial(low_rank_array, rank=size), stacks)(whole)
         return a, b
     root = jnp.sqrt(jnp.abs(v))
     sides = (jnp.where(v >= 0, root, -root), root)
     made = [
-        consensus_array(parts, sides[i], None if keys is None else keys[:, i], how=how, stacks=stacks, **settings)
-        for i, parts in enumerate(([x.a for x in nodes], [x.b for x in nodes]))
+        consensus_array([x[i] for x in factors], sides[i], None if keys is None else keys[:, i], how=how, **settings)
+        for i in range(2)
     ]
     return made[0], made[1]
 
