@@ -30,6 +30,7 @@ def input_scales(size: Array, ratio: Array) -> Array:
     return scale / jnp.sqrt(jnp.max(scale, initial=LEAST) * jnp.min(scale, initial=1 / LEAST))
 
 
+@partial(jax.jit, static_argnames=("grid", "block"))
 def output_error(w: Array, gram: Array, scale: Array, grid: Grid, block: Block) -> Array:
     """E |x (Q(s w) / s - w)|^2 from gram = E x x^T: what rounding w `[in, out]` under scales `[in]` does to outputs."""
     scaled = w * scale[:, None]

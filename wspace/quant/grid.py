@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
@@ -96,6 +97,7 @@ class Grid:
         return part
 
 
+@partial(jax.jit, static_argnames=("grid", "block"))
 def fit(w: Array, grid: Grid, block: Block, shrink: Array | float = 1.0) -> dict[str, Array]:
     """The scales of w `[..., in, out]`; shrink is a number, or one a block `[..., in/group, out/width]`."""
     x = blocks(w, w.shape[-2] // block.group, w.shape[-1] // block.width)
@@ -103,11 +105,13 @@ def fit(w: Array, grid: Grid, block: Block, shrink: Array | float = 1.0) -> dict
     return {name: jnp.squeeze(s, (w.ndim - 1, w.ndim + 1)) for name, s in grid.fit(x, factor).items()}
 
 
+@partial(jax.jit, static_argnames="grid")
 def encode(w: Array, grid: Grid, scales: Scales) -> Array:
     """The nearest codes `[..., in, out]`."""
     return unblocked(grid.encode(_like(w, scales), _widened(scales, w.ndim)))
 
 
+@partial(jax.jit, static_argnames="grid")
 def decode(codes: Array, grid: Grid, scales: Scales) -> Array:
     """The weights that codes stand for, `[..., in, out]` in the dtype of the scales."""
     return unblocked(grid.decode(_like(codes, scales), _widened(scales, codes.ndim)))
@@ -118,11 +122,13 @@ def rounded(w: Array, grid: Grid, scales: Scales) -> Array:
     return decode(encode(w, grid, scales), grid, scales)
 
 
+@partial(jax.jit, static_argnames="grid")
 def straight(w: Array, grid: Grid, scales: Scales) -> Array:
     """The same, with straight-through gradients to w and to the scales."""
     return unblocked(grid.straight(_like(w, scales), _widened(scales, w.ndim)))
 
 
+@partial(jax.jit, static_argnames="grid")
 def neighbours(w: Array, grid: Grid, scales: Scales) -> tuple[Array, Array]:
     """The codes `[..., in, out]` on either side of w."""
     below, above = grid.neighbours(_like(w, scales), _widened(scales, w.ndim))
@@ -135,6 +141,7 @@ def units(w: Array, grid: Grid, scales: Scales) -> Array:
     return unblocked(jnp.zeros_like(x) + grid.unit(_widened(scales, w.ndim)))
 
 
+@partial(jax.jit, static_argnames="grid")
 def fit_ends(w: Array, grid: Grid, low: Array, high: Array) -> dict[str, Array]:
     """The scales of w, the ends of each block's range drawn in by factors `[..., in/group, out/width]`."""
     x = blocks(w, *low.shape[w.ndim - 2 : w.ndim])

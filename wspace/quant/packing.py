@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,6 +26,12 @@ def pack(codes: Array, bits: int) -> Array:
         return codes
     if bits in NARROW:
         return codes.astype(NARROW[bits][codes.dtype == jnp.uint8])
+    return _stream(codes, bits)
+
+
+@partial(jax.jit, static_argnames="bits")
+def _stream(codes: Array, bits: int) -> Array:
+    """The bits of codes as bytes."""
     flat = codes.astype(jnp.uint8).reshape(-1, 1)
     lanes = (flat >> jnp.arange(bits, dtype=jnp.uint8)[None]) & jnp.uint8(1)
     stream = jnp.pad(lanes.reshape(-1), (0, -codes.size * bits % 8)).reshape(-1, 8)
