@@ -19,16 +19,18 @@ from wspace.quant.reconstruct import original
 
 pytest.importorskip("sklearn")
 MODEL = tasks.classifier(width=32)
+RUN = jax.jit(MODEL.apply)
 SEEN, LABELS = digits.load("train")
 TEST, TEST_LABELS = digits.load("test")
 
 
 @pytest.fixture(scope="module")
 def net() -> Any:
-    start = MODEL.init(jax.random.key(0), jnp.zeros((1, 64)))
+    start = jax.jit(MODEL.init)(jax.random.key(0), np.zeros((1, 64), np.float32))
     return tasks.train(MODEL.apply, start, SEEN, LABELS, steps=300, lr=3e-3, key=jax.random.key(1))
 
 
+@jax.jit
 def divergence(got: jax.Array, wanted: jax.Array) -> jax.Array:
     p = jax.nn.log_softmax(wanted)
     return jnp.mean(jnp.sum(jnp.exp(p) * (p - jax.nn.log_softmax(got)), axis=-1))
@@ -41,10 +43,10 @@ def test_discquant_on_the_models_predictions(net: Any) -> None:
     optimizer = optax.adam(optax.linear_schedule(0.1, 0.0, 300))
     q = ws.quant.reconstruct(MODEL.apply, nodes, data, optimizer, steps=300, loss=divergence)
     rtn = ws.on("kernel", ws.quant.rtn(bits=2))(net)
-    want = MODEL.apply(net, test)
-    far, near = (float(divergence(MODEL.apply(ws.materialize(p), test), want)) for p in (rtn, q))
+    want = RUN(net, test)
+    far, near = (float(divergence(RUN(ws.materialize(p), test), want)) for p in (rtn, q))
     assert near < 0.3 * far, (far, near)
-    right = [tasks.accuracy(MODEL.apply, ws.materialize(p), TEST, TEST_LABELS) for p in (rtn, q)]
+    right = [tasks.accuracy(RUN, ws.materialize(p), TEST, TEST_LABELS) for p in (rtn, q)]
     assert right[1] > right[0] + 0.03
     jax.tree.map(np.testing.assert_array_equal, ws.materialize(original(nodes)), net)
 
@@ -102,14 +104,15 @@ def test_tweaked_norms_bring_the_output_back() -> None:
     applies = [residual] * 2
     new = ws.quant.norm_tweak(applies, blocks, quantized, [jnp.asarray(SEEN[:512])], lr=3e-3, steps=100)
 
+    @jax.jit
     def out(params: list[Any]) -> jax.Array:
         x = jnp.asarray(TEST)
         for p in params:
-            x = residual(ws.materialize(p), x)
+            x = residual(p, x)
         return x
 
-    want = out(blocks)
-    before, after = (float(jnp.sum((out(p) - want) ** 2) / jnp.sum(want**2)) for p in (quantized, new))
+    want, *found = (np.asarray(out(ws.materialize(p))) for p in (blocks, quantized, new))
+    before, after = (np.sum((x - want) ** 2) / np.sum(want**2) for x in found)
     assert after < 0.95 * before, (before, after)
     for old, now in zip(quantized, new, strict=True):
         np.testing.assert_array_equal(old["up"]["kernel"].codes, now["up"]["kernel"].codes)
