@@ -18,7 +18,7 @@ from wspace.quant.adaround import annealed_beta, rectified_sigmoid, undecided
 from wspace.quant.formats import NAMES, named
 from wspace.quant.grid import Block, decode, encode, fit, neighbours, straight
 from wspace.quant.power import power
-from wspace.quant.reconstruct import mean_square, original
+from wspace.quant.reconstruct import original
 
 INPUTS, OUTPUTS = 64, 12
 RNG = np.random.default_rng(0)
@@ -135,10 +135,9 @@ def test_a_block_is_learned_through_its_own_program(method: Any) -> None:
     q = ws.quant.reconstruct(block, nodes, BATCHES, optimizer, steps=200, progress=lambda *a: ticks.append(a))
     assert isinstance(q["up"]["kernel"], ws.quant.QTensor) and q["up"]["bias"] is BLOCK["up"]["bias"]
     held = jnp.asarray(HELD_OUT, jnp.float32)
-    want = block(BLOCK, held)
-    before, after = (
-        float(mean_square(block(ws.materialize(p), held), want)) for p in (ws.on("kernel", ws.quant.rtn(2))(BLOCK), q)
-    )
+    run, rtn = jax.jit(block), ws.on("kernel", ws.quant.rtn(2))(BLOCK)
+    want = np.asarray(run(BLOCK, held))
+    before, after = (np.mean(np.square(np.asarray(run(ws.materialize(p), held)) - want)) for p in (rtn, q))
     assert after < 0.75 * before
     assert [t[:2] for t in ticks] == [(10 * k, 200) for k in range(1, 21)] and ticks[-1][2].startswith("loss ")
     again = ws.quant.reconstruct(block, nodes, BATCHES, optimizer, steps=200)
@@ -159,13 +158,15 @@ def test_blocks_are_learned_in_order_on_what_the_learned_ones_before_give() -> N
     learned = ws.calibrate.blockwise([(apply, p) for p in blocks], [x], learn)
     rtn = [ws.quant.rtn(bits=2)(p) for p in blocks]
 
+    @jax.jit
     def out(params: list[Any]) -> jax.Array:
         y = jnp.asarray(HELD_OUT[:, :16], jnp.float32)
         for p in params:
-            y = apply(ws.materialize(p), y)
+            y = apply(p, y)
         return y
 
-    before, after = (float(mean_square(out(p), out(blocks))) for p in (rtn, learned))
+    want, *found = (np.asarray(out(ws.materialize(p))) for p in (blocks, rtn, learned))
+    before, after = (np.mean(np.square(y - want)) for y in found)
     assert after < 0.5 * before
 
 
