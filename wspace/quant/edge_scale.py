@@ -22,12 +22,14 @@ from wspace.quant.grid import NEAR, WITHIN, Grid, Scales, step
 from wspace.quant.integer import limits, straightened
 
 
+@jax.jit
 def edge_scale_encode(w: Array, edge: Array, scale: Array) -> Array:
     """c(w), not rounded; edge and scale above 0, of shapes that broadcast."""
     size = jnp.abs(w)
     return jnp.where(size <= edge, w / (2 * edge), jnp.sign(w) * (0.5 + (size - edge) / scale))
 
 
+@jax.jit
 def edge_scale_decode(q: Array, edge: Array, scale: Array) -> Array:
     """d(q), of rounded codes or not."""
     size = jnp.abs(q)
