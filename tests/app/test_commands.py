@@ -13,6 +13,8 @@ from safetensors.numpy import save_file
 
 import wspace as ws
 from wspace.app.cli import main
+from wspace.app.forecast import peak
+from wspace.core.plan import Row
 from wspace.io import open_checkpoint, write_tree
 
 LEAVES = {
@@ -145,3 +147,17 @@ def test_a_run_is_told_in_the_bytes_of_its_plan() -> None:
     total = t.passes * 2 * 4 * numbers + 4 * numbers
     assert len(told) == 2 * t.passes and told[-1][:2] == (total, total)
     assert [done for done, *_ in told] == sorted(done for done, *_ in told)
+
+
+def test_memory_that_waits_for_another_large_leaf_is_counted() -> None:
+    def row(holds: int, writes: int) -> Row:
+        return Row("", (), (), "", "", 0, 0, holds << 20, writes << 20)
+
+    large, small, alike = row(375, 125), row(96, 32), row(96, 32)
+    found = [
+        peak([large, small, alike]),
+        peak([large, small, alike], spare=0),
+        peak([row(125, 125), *[row(32, 32)] * 2]),
+    ]
+    assert [n >> 20 for n in found] == [96 + 125 + (375 - 125), 375, 32 + 32 + 125]  # 500 was measured of the first
+    assert peak([small, alike, alike]) >> 20 == 96 + 32

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,10 +17,11 @@ import jax
 import numpy as np
 
 from wspace.app.weights import check_finite
+from wspace.core import buffers
 from wspace.core.errors import TooLarge
 from wspace.core.implicit import Implicit
 from wspace.core.memory import PROGRAMS, anonymous
-from wspace.core.plan import Plan
+from wspace.core.plan import Plan, Row
 from wspace.core.run import stream
 from wspace.core.sizes import size
 from wspace.core.typing import Path as Keys
@@ -60,10 +61,25 @@ def forecast(job: Opened, table: Plan, *, bare: bool = False) -> Cost:
     """What a run will cost; seconds for large models only, and not of a bare run: to time a sample is work too."""
     taken = anonymous()
     kept = max((row.writes for row in table.rows if row.writes <= KEPT), default=0)
-    memory = taken + max(PROGRAMS + table.peak + kept, orbax(job)) if taken else 0
+    memory = taken + max(PROGRAMS + peak(table.rows, job.ready.spare) + kept, orbax(job)) if taken else 0
     ledger = 0 if bare else sum(map(_stored, job.reference.specs.values()))  # it reads the reference once more
     moved = table.bytes_read + ledger, table.bytes_written
     return Cost(*moved, table.passes, memory, None if bare or sum(moved) <= TIMED else _seconds(job, table))
+
+
+def peak(rows: Sequence[Row], spare: int | None = None) -> int:
+    """Bytes that leaves take at most: one, the result before it, and what waits to be used again of a far larger one.
+
+    spare: of these not more, if there is a limit to memory.
+    """
+    most, largest, found = buffers.KEPT if spare is None else min(buffers.KEPT, spare), Row("", (), (), "", "", 0, 0), 0
+    for k, row in enumerate(rows):
+        last = rows[k - 1] if k else largest
+        waits = [largest.holds] * (largest.writes > 2 * row.writes)
+        waits += [last.holds - last.writes] * (last.writes > 2 * row.writes)
+        found = max(found, row.holds + last.writes * (k > 0) + min(most, max(waits, default=0)))
+        largest = max(largest, last, key=lambda row: row.holds)
+    return found
 
 
 def orbax(job: Opened) -> int:
