@@ -5,6 +5,7 @@ It is loaded before anything imports jax, also for the doctests in `wspace` and 
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -20,6 +21,7 @@ os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" /
 import hypothesis
 import jax
 
+gc.set_threshold(100_000)  # compiled programs stay, a million objects of them: look for garbage less often
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
