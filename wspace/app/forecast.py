@@ -90,7 +90,7 @@ def orbax(job: Opened) -> int:
 def check_memory(job: Opened) -> None:
     """Raises TooLarge if the last step does not fit into the memory that the run may take."""
     taken, wanted = anonymous(), orbax(job)
-    if job.memory is not None and taken + wanted > job.memory:
+    if wanted and job.memory is not None and taken + wanted > job.memory:
         raise TooLarge(
             f"writing Orbax takes {size(wanted)}: {size(job.memory)} are too few beside the {size(taken)} of the "
             f"process; give it memory='{-(-(taken + wanted) // 2**20)}MiB', or leave orbax out of the formats"
