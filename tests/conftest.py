@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Our programs are small: compiled in one piece each, not split for parallel work, they take an eighth less time.
@@ -20,8 +21,8 @@ os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" /
 
 import hypothesis
 import jax
+import pytest
 
-gc.set_threshold(100_000)  # compiled programs stay, a million objects of them: look for garbage less often
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -34,3 +35,18 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("wspace")
+
+compiled: list[float] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: compiled.append(seconds) if event.endswith("backend_compile_duration") else None
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def a_process_holds_so_many_programs() -> Iterator[None]:
+    """Linux lets a process map 65 530 pieces of memory; a program takes 6, and all of ours would be too many."""
+    yield
+    if len(compiled) > 4000:
+        compiled.clear()
+        jax.clear_caches()
+        gc.collect()
