@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 # Our programs are small: compiled in one piece each, not split for parallel work, they take an eighth less time.
@@ -36,6 +35,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("wspace")
 
+# Rooms whose tests don't compare bits compile without LLVM's optimizer: it takes longer than their programs run.
+HURRIED = "average calibrate init interpolate match measure optim quant reparam stats trace".split()
+hurries: list[bool] = [False]  # of the modules so far
 compiled: list[float] = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: compiled.append(seconds) if event.endswith("backend_compile_duration") else None
@@ -43,10 +45,14 @@ jax.monitoring.register_event_duration_secs_listener(
 
 
 @pytest.fixture(autouse=True, scope="module")
-def a_process_holds_so_many_programs() -> Iterator[None]:
-    """Linux lets a process map 65 530 pieces of memory; a program takes 6, and all of ours would be too many."""
-    yield
-    if len(compiled) > 4000:
+def programs(request: pytest.FixtureRequest) -> None:
+    """Lets programs go that were compiled the other way, and when they are many.
+
+    Linux lets a process map 65 530 pieces of memory, and a program takes 6.
+    """
+    hurries.append(request.path.parent.name in HURRIED)
+    jax.config.update("jax_disable_most_optimizations", hurries[-1])
+    if len(compiled) > 4000 or hurries[-1] != hurries[-2]:
         compiled.clear()
         jax.clear_caches()
         gc.collect()
