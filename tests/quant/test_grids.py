@@ -110,10 +110,10 @@ def test_floating_grids_and_their_scales_on_weights_with_long_tails() -> None:
 
 
 def test_an_affine_grid_reaches_from_the_smallest_to_the_largest_weight() -> None:
-    w = np.array([[5.0, -1.0], [6.0, -1.0], [5.4, -1.0], [7.0, -1.0]], np.float32)
+    w = np.array([[5.0, -1.0], [6.5, -1.0], [5.6, -1.0], [8.0, -1.0]], np.float32)
     q = quantized(w, "affine2")
     np.testing.assert_array_equal(q.codes[:, 0], [0, 2, 1, 3])  # 1.5 steps go to the even code
-    np.testing.assert_allclose(np.asarray(q.materialize()), [[5, -1], [5 + 4 / 3, -1], [5 + 2 / 3, -1], [7, -1]])
+    np.testing.assert_allclose(np.asarray(q.materialize()), [[5, -1], [7, -1], [6, -1], [8, -1]])
 
 
 def test_nv_scales_are_e4m3_under_one_of_the_matrix() -> None:
