@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import wspace as ws
+from tests.hurry import HURRY
 from tests.rows import ROWS, Row
 from wspace.app.catalog import SMOOTH, Method, catalog
 
 STEP = 1e-5
-QUICK = {"xla_backend_optimization_level": 0}  # to compile; the sums are the same to doubles' rounding
 SMOOTH_ROOMS = [r for r in ROWS if r.name.partition(".")[0] in SMOOTH]
 
 
@@ -65,12 +65,12 @@ def test_gradients_are_finite_differences_and_a_sweep_is_a_loop(row: Row) -> Non
         def scalar(x: Any) -> Any:
             return function(jax.tree.unflatten(order, list(x)))
 
-        together = jax.jit(jax.vmap(jax.value_and_grad(scalar)), compiler_options=QUICK)
+        together = jax.jit(jax.vmap(jax.value_and_grad(scalar)), compiler_options=HURRY)
         values, slopes = (np.asarray(x) for x in together(np.array([*points, *beside])))
         wanted = -np.diff(values[len(points) :].reshape(-1, 2))[:, 0] / (2 * STEP)
         assert np.isfinite(slopes).all()
         np.testing.assert_allclose(slopes[0][smooth], wanted, rtol=1e-6, atol=1e-7 * np.abs(values).max())
-        alone = jax.jit(scalar, compiler_options=QUICK)
+        alone = jax.jit(scalar, compiler_options=HURRY)
         np.testing.assert_allclose(values[: len(points)], [alone(x) for x in points], rtol=1e-10, atol=1e-10)
 
 

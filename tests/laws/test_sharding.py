@@ -15,9 +15,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tests.hurry import HURRY
 from tests.rows import ROWS, Row, close, weights
-
-FAST = {"xla_backend_optimization_level": 0}  # shardings are settled before LLVM; without its optimizer a third faster
 
 
 class Case(NamedTuple):
@@ -61,7 +60,7 @@ def test_output_sharding_is_input_sharding(row: Row, case: Case) -> None:
     trees, given = row.example()
     trees, given = placed(trees, mesh), placed(given, mesh)
     with jax.set_mesh(mesh):
-        compiled = jax.jit(lambda trees, given: row.transform()(*trees, **given)).lower(trees, given).compile(FAST)
+        compiled = jax.jit(lambda trees, given: row.transform()(*trees, **given)).lower(trees, given).compile(HURRY)
         out = compiled(trees, given)
     close(out, weights(row.result), row.tolerance)
     for name in ("dense", "layers"):
