@@ -43,7 +43,7 @@ QUICK = tests/core tests/test_style.py $(patsubst %,tests/laws/test_%.py,structu
 check: $(VENV)/.has-dev lint ## the quick part of `make test`, for while you work; ROOM=merge adds a room's own tests
 	$(BIN)/python -m pytest -m "not slow" $(QUICK) $(if $(ROOM),tests/$(ROOM) wspace/$(ROOM))
 
-meshes: $(VENV)/.has-dev ## every method on every kind of mesh, sharded in every way (a quarter of an hour)
+meshes: $(VENV)/.has-dev ## every method on every kind of mesh, sharded in every way; long
 	EVERY_MESH=1 $(BIN)/python -m pytest tests/laws/test_sharding.py
 
 lint: $(VENV)/.has-dev ## ruff and mypy

@@ -36,7 +36,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("wspace")
 
 # Rooms whose tests don't compare bits compile without LLVM's optimizer: it takes longer than their programs run.
-HURRIED = "average calibrate init interpolate match measure optim quant reparam stats trace".split()
+HURRIED = "app/test_learned average calibrate init interpolate match measure optim quant reparam stats trace".split()
 hurries: list[bool] = [False]  # of the modules so far
 compiled: list[float] = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -50,7 +50,8 @@ def programs(request: pytest.FixtureRequest) -> None:
 
     Linux lets a process map 65 530 pieces of memory, and a program takes 6.
     """
-    hurries.append(request.path.parent.name in HURRIED)
+    path = request.path.relative_to(Path(__file__).parent)
+    hurries.append(not {path.parts[0], str(path.with_suffix(""))}.isdisjoint(HURRIED))
     jax.config.update("jax_disable_most_optimizations", hurries[-1])
     if len(compiled) > 4000 or hurries[-1] != hurries[-2]:
         compiled.clear()

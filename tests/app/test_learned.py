@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
-import pytest
 
 CONFIG = runpy.run_path(str(Path(__file__).parents[2] / "configs/learned.py"))
 
 
-@pytest.fixture
-def hurry() -> Iterator[None]:
-    """Two thirds of a tiny run are compiling: with less optimization it is done in three quarters of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.usefixtures("hurry")
 def test_a_tiny_run_has_every_row_of_the_docstring() -> None:
     rows = CONFIG["run"](0, share=0.02)
     said = [line[4:30].strip() for line in (CONFIG["__doc__"] or "").splitlines() if line.startswith("    ")]

@@ -47,6 +47,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    before = gc.get_threshold()
     gc.set_threshold(KEPT)
     try:
         if threading.current_thread() is threading.main_thread():
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in arguments:
             raise
         return _failed(_one_line(problem), EXIT_USER)
+    finally:
+        gc.set_threshold(*before)
 
 
 def parser() -> tuple[Parser, dict[str, Parser]]:

@@ -68,7 +68,7 @@ def write_orbax(
     with staged(crew, path, overwrite=overwrite, inputs=inputs, needs=_bytes(specs)) as folder:
         split = {name: leaf for name, leaf in leaves.items() if _is_split(leaf) and kept_as(specs[name]) == specs[name]}
         here = {name: host(name, leaves[name], spec) for name, spec in specs.items() if name not in split}
-        digests = whole = {name: leaf.digest() for name, leaf in here.items()}
+        whole = {name: leaf.digest() for name, leaf in here.items()}
         kept = {name: split[name] if name in split else here[name].for_orbax(leaves[name]) for name in specs}
         crew.first(folder.rmdir)  # Orbax wants to make it itself
         _save(folder, _orbax_tree(kept, structure))

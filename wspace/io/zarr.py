@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,19 @@ CHUNK = 1 << 22  # bytes of a chunk that we write, at most
 def opened(folder: Path, name: str) -> Any:
     """The array of a leaf, nothing read. Chunks are decoded one at a time and not kept."""
     ts = import_module("tensorstore")
-    three = parse_json((folder / "_METADATA").read_bytes(), str(folder)).get("use_zarr3")
     store = {"driver": "file", "path": f"{folder}/{name}/"}
     if (folder / "manifest.ocdbt").is_file():
         store = {"driver": "ocdbt", "base": f"file://{folder}/", "path": f"{name}/"}
     limits = {"cache_pool": {"total_bytes_limit": 0}, "data_copy_concurrency": {"limit": 1}}
-    spec = {"driver": "zarr3" if three else "zarr", "kvstore": store}
+    metadata = folder / "_METADATA"
+    spec = {"driver": _driver(metadata, metadata.stat().st_mtime_ns), "kvstore": store}
     return ts.open(spec, open=True, context=ts.Context(limits)).result()
+
+
+@lru_cache(maxsize=8)
+def _driver(metadata: Path, changed: int) -> str:
+    """Which zarr; asked for every leaf of a checkpoint, whose metadata grow with its leaves. changed: ns."""
+    return "zarr3" if parse_json(metadata.read_bytes(), str(metadata)).get("use_zarr3") else "zarr"
 
 
 def chunking(spec: Spec) -> dict[str, Any]:
