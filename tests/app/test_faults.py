@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from wspace.app.cli import main
+from wspace.app.execute import open_recipe
+from wspace.app.load import load
+from wspace.app.resume import resume_key
 from wspace.io import open_checkpoint
 
 RNG = np.random.default_rng(0)
@@ -367,7 +371,7 @@ def watched(self, fact):
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
 journal.Journal.add = watched
-cli.main(["run", "recipe.yml", "out", "--quiet", *sys.argv[2:]])
+cli.main(["run", "recipe.py", "out", "--quiet", *sys.argv[2:]])
 """
 
 
@@ -375,9 +379,27 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+PYTHON = """
+import jax, numpy as np, wspace as ws
+from wspace.app import Recipe
+
+TABLE = np.linspace(0, 1, 6, dtype=np.float32)
+
+def recipe(scale: float = 0.5, callback: bool = False):
+    def mine(leaves, ctx):
+        w = leaves[0] * scale + np.resize(TABLE, leaves[0].shape)
+        return jax.pure_callback(lambda w: w, jax.ShapeDtypeStruct(w.shape, w.dtype), w) if callback else w
+
+    steps = (ws.merge.dare(density=0.5), ws.leafwise("mine", mine))
+    return Recipe({"base": "./base", "a": "./a"}, models=("a",), base="base", steps=steps)
+"""
+
+
 def test_fault_28_a_killed_run_goes_on_where_it_was(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "recipe.yml").write_text(TIES)
-    runs()
+    """Of a recipe in Python, and in another process: what its code does is known from the programs of the leaves."""
+    recipe = here / "recipe.py"
+    recipe.write_text(PYTHON)
+    assert main(["run", "recipe.py", "out", "--quiet"]) == 0
     once = everything(here / "out")
     path = os.pathsep.join([str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     command = [sys.executable, "-c", KILLED, "2", "--overwrite"]
@@ -391,17 +413,39 @@ def test_fault_28_a_killed_run_goes_on_where_it_was(here: Path, capsys: pytest.C
         for entry in left:
             kept = entry.with_name(f"kept{entry.name}")
             shutil.copytree(kept, entry) if kept.is_dir() else shutil.copy(kept, entry)
-        assert main(["run", "recipe.yml", "out", "--overwrite", *options]) == 0
+        assert main(["run", "recipe.py", "out", "--overwrite", *options]) == 0
         assert not list(here.glob(".out*"))
         return capsys.readouterr().out
 
-    count = len(open_checkpoint(here / "a").specs)
+    count, anew = len(open_checkpoint(here / "a").specs), "begun anew, not from what a run that died left: "
     assert f"resumed: 2 of {count} leaves" in again()
     assert {"report.html", "ledger.json"} <= once.keys() and everything(here / "out") == once
-    assert all("resumed" not in again(*options) for options in (["--restart"], ["--bare"], ["--seed", "7"]))
+    assert f"{anew}pure_callback calls Python: " in again("--set", "callback=true")
+    assert f"{anew}as asked for\n" in again("--restart")
     os.utime(here / "a" / "model.safetensors")
-    assert "resumed" not in again()
+    assert f"{anew}that was another run\n" in again()
     assert everything(here / "out") == once
+
+
+def test_a_run_is_known_by_what_it_computes_and_not_by_its_text(here: Path) -> None:
+    def key(text: str, *sets: str, seed: int = 0, bare: bool = False) -> str | None:
+        file = here / ("recipe.py" if "import" in text else "recipe.yml")
+        file.write_text(text)
+        recipe = replace(load(file, sets), seed=seed)
+        return resume_key(open_recipe(recipe, lambda label: lambda *told: None), bare)[0]
+
+    one = key(PYTHON)
+    assert one is not None and one == key(PYTHON.replace("def mine", "# a note\n    def mine"))
+    others = [
+        key(PYTHON, "scale=0.25"),
+        key(PYTHON, seed=7),
+        key(PYTHON, bare=True),
+        key(PYTHON.replace("1, 6", "2, 6")),
+    ]
+    assert len({one, *others}) == 5 and None not in others
+    two = key(OURS)
+    assert two is not None and two == key(f"# a note\n{OURS}seed: 3\n")  # nothing in it is random
+    assert len({two, key(OURS.replace("0.5", "0.25")), key(OURS.replace("[a, b]", "[b, a]")), key(TIES)}) == 4
 
 
 def test_fault_45_unfinished_orbax(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

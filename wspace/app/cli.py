@@ -96,7 +96,7 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
         "--digests", action="store_true",
         help="record the sha256 of all that is in the inputs' files, not of headers alone: half a second a GB",
     )  # fmt: skip
-    run.add_argument("--restart", action="store_true", help="not from where a killed run ended; in Python always so")
+    run.add_argument("--restart", action="store_true", help="begin anew, not where a killed run ended")
     run.add_argument(
         "--distributed", metavar="auto|K/N@HOST:PORT",
         help="one of many processes that run this line: auto on TPU pods, SLURM, Open MPI and GKE, else process K of N",

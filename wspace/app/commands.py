@@ -65,6 +65,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         show(console, ledger_table(result.ledger), f"Ledger against {job.reference.label}", SHORT)
     if result.resumed:
         console.print(f"resumed: {result.resumed} of {len(job.models[0].specs)} leaves were there from a run that died")
+    if result.anew:
+        console.print(escape(f"begun anew, not from what a run that died left: {result.anew}"))
     for note in result.notes:
         console.print(f"note: {escape(note)}")
     console.print(escape(planned(job).summary()))

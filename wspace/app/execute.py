@@ -19,8 +19,9 @@ from wspace.app.mesh import Spread, check_spread, run_spread
 from wspace.app.output import TRANSFORM
 from wspace.app.recipe import Blocks, Recipe
 from wspace.app.records import write_records
+from wspace.app.resume import resume_key
 from wspace.app.sources import check_out, inputs
-from wspace.app.tee import Tee, cast, resume_key
+from wspace.app.tee import Tee, cast
 from wspace.app.watch import Watch
 from wspace.app.weights import Weights, from_tree, opened
 from wspace.core.containers import show
@@ -32,7 +33,7 @@ from wspace.core.stored import facts_of, parts_of
 from wspace.core.transform import Transform
 from wspace.core.typing import Leaf, Progress
 from wspace.interpolate import segment
-from wspace.io import NODES, flatten_names, nest_names, write_folder
+from wspace.io import NODES, flatten_names, is_unfinished, nest_names, write_folder
 from wspace.measure import Entry
 from wspace.reparam import LoRA
 
@@ -167,7 +168,7 @@ class Result:
     scores: stage -> metric -> number. path: t, and metric -> numbers, along base -> merged. ledger: base (or first
     model) against the result, leaf by leaf. notes: what the user should know. files: that went through from the base.
     adapters: LoRA leaves without their bases, if they are to be written for PEFT. resumed: how many leaves a killed
-    run left.
+    run left; anew: or why nothing is taken of what it left.
     """
 
     scores: dict[str, Mapping[str, float]] = field(default_factory=dict)
@@ -177,6 +178,7 @@ class Result:
     files: list[str] = field(default_factory=list)
     adapters: dict[str, Leaf] = field(default_factory=dict)
     resumed: int = 0
+    anew: str = ""
     predicted: Cost | None = None
     actual: Cost | None = None
 
@@ -205,7 +207,7 @@ def run_recipe(
 
     bare: the weights and what belongs to them, but no ledger, report or record of the inputs' files.
     memory: bytes of anonymous memory that the process may take; leaves that don't fit go through in parts.
-    restart: don't go on from what a killed run of the same recipe on the same inputs left.
+    restart: don't go on from what a killed run that would have written the same left.
     digests: the sha256 of the inputs' values too, not of their headers alone.
     spread: over which devices; then bare, and in memory.
     """
@@ -228,11 +230,12 @@ def run_recipe(
     if spread is not None:
         run_spread(job, out, made, options, result, spread, by_bytes(tabulate(ready), track(TRANSFORM)))
         return job, result
-    options["resume"] = None if restart else resume_key(job, bare)
-    table = planned(job)
+    options["resume"], why = (None, "as asked for") if restart else resume_key(job, bare)
+    left, table = is_unfinished(out), planned(job)
     result.predicted, began = forecast(job, table, bare=bare), time.perf_counter()
     with Watch() as watch, write_folder(out, made.specs, structure=made.structure, **options) as sink:
         tee = Tee(sink, job, result, keep=recipe.evaluate is not None, bare=bare)
+        result.anew = why or "that was another run" if left and not result.resumed else ""
         if recipe.blocks is None:
             transfer(ready, tee, by_bytes(table, track(TRANSFORM)))
         else:

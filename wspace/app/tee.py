@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-import wspace
-from wspace.app.sources import Adapter, Folder, Perturbed
 from wspace.app.weights import check_finite
 from wspace.core.align import Aligned
 from wspace.core.implicit import Implicit, dense, is_implicit, stored_bits
@@ -92,24 +86,6 @@ class Tee(dict[str, Leaf]):
 
 def _entry(fact: dict[str, Any]) -> Entry:
     return Entry(**{**fact, "shape": tuple(fact["shape"])})
-
-
-def resume_key(job: Opened, bare: bool) -> str | None:
-    """A text that is the same for runs that write the same; None for a run that can't be resumed.
-
-    It holds the recipe, the settings, the versions, and size and time of every input. A recipe in Python may do
-    anything, and one that evaluates, or writes adapters, needs all of its leaves at the end.
-    """
-    recipe = job.recipe
-    plain = all(isinstance(source, Folder | Perturbed | Adapter) for source in recipe.sources.values())
-    if Path(recipe.file).suffix == ".py" or not plain or recipe.make or recipe.evaluate:
-        return None
-    if "peft" in recipe.output.formats:
-        return None
-    settings = [recipe.text, list(recipe.sets), recipe.seed, recipe.mismatch, recipe.allow_nonfinite]
-    inputs = [checkpoint.identity() for w in job.sources.values() for checkpoint in w.checkpoints]
-    versions = [wspace.__version__, *(version(name) for name in ("jax", "numpy", "ml_dtypes"))]
-    return hashlib.sha256(json.dumps([settings, inputs, versions, bare]).encode()).hexdigest()
 
 
 def cast(leaf: Leaf, dtype: str | None) -> Leaf:

@@ -80,6 +80,7 @@ class Ready(NamedTuple):
     made: what comes out for each leaf, abstract; None while traced. costs: what each leaf takes, if it was weighed.
     room: bytes for whole leaves; None is no limit. cuts: leaves that are larger, and into how many parts they go.
     spare: bytes of that which no leaf needs. done: leaves that the sink has already. programs: of leaves on the host.
+    closed: the programs as they were traced on shapes, of every leaf or, under (), of all in one.
     """
 
     t: Transform
@@ -92,6 +93,7 @@ class Ready(NamedTuple):
     spare: int | None = None
     done: frozenset[Path] = frozenset()
     programs: Programs | None = None
+    closed: Mapping[Path, Any] = {}
 
 
 def prepare(
@@ -113,9 +115,7 @@ def prepare(
     traced = any(isinstance(x, jax.core.Tracer) for s in in_memory for x in s.values())
     if traced:
         return Ready(t, work, key, None)
-    costs: dict[Path, Held] | None = {} if weigh or memory is not None else None
-    ready = Ready(t, work, key, {}, programs=Programs(t))
-    ready = ready._replace(made=_shapes(ready, costs), costs=costs or {})
+    ready = _on_shapes(Ready(t, work, key, {}, programs=Programs(t)), weigh or memory is not None)
     return ready if memory is None else _within(ready, memory)
 
 
@@ -186,9 +186,10 @@ def transfer(ready: Ready, sink: MutableMapping[Any, Leaf], progress: Progress |
             write(path, work.passing(path), None)
 
 
-def _shapes(ready: Ready, costs: dict[Path, Held] | None) -> dict[Path, Any]:
-    """The transform evaluated on shapes alone: what comes out for each leaf, nothing computed. Fills in the costs."""
+def _on_shapes(ready: Ready, weigh: bool) -> Ready:
+    """The transform evaluated on shapes alone: what comes out for each leaf, by what program, and at what cost."""
     t, work, key = ready.t, ready.work, ready.key
+    costs: dict[Path, Held] | None = {} if weigh else None
     order = list(work.specs)
     given = {path: (tuple(s.abstract(path) for s in work.sources), work.side(path, read=False)) for path in order}
     with _precision(work):
@@ -197,7 +198,8 @@ def _shapes(ready: Ready, costs: dict[Path, Held] | None) -> dict[Path, Any]:
             kinds = {id(x): held(x) for x in found.values()} if costs is not None else {}
             if costs is not None:
                 costs |= {path: kinds[id(x)] for path, x in found.items()}
-            return {path: x.made for path, x in found.items()}
+            made, closed = {path: x.made for path, x in found.items()}, {path: x.closed for path, x in found.items()}
+            return ready._replace(made=made, costs=costs or {}, closed=closed)
 
         def run(given: list[Given], key: Array | None) -> list[Leaf]:
             known = dict(zip(order, given, strict=True))
@@ -206,8 +208,8 @@ def _shapes(ready: Ready, costs: dict[Path, Held] | None) -> dict[Path, Any]:
             _run(Ready(t, work, key, None), transport, lambda path: None, costs)
             return [out[path] for path in order]
 
-        made = jax.eval_shape(run, list(given.values()), key)
-    return dict(zip(order, made, strict=True))
+        program, leaves = jax.make_jaxpr(run, return_shape=True)(list(given.values()), key)
+    return ready._replace(made=dict(zip(order, leaves, strict=True)), costs=costs or {}, closed={(): program})
 
 
 def _traced(ready: Ready, given: Mapping[Path, Given]) -> dict[Path, Traced] | None:

@@ -22,7 +22,7 @@ from wspace.io.quantized import quantization_of, quantized_by, read_quantized, w
 from wspace.io.restore import read_like
 from wspace.io.safetensors import SafetensorsFile, SafetensorsFolder
 from wspace.io.source import Checkpoint
-from wspace.io.stage import staged_folder
+from wspace.io.stage import is_unfinished, staged_folder
 from wspace.io.verify import Report, digest, verify
 from wspace.io.writer import FolderSink, write_folder, write_tree
 
@@ -31,6 +31,7 @@ __all__ = [
     "fill_adapter",
     "load_adapter",
     "is_adapter",
+    "is_unfinished",
     "AdapterFolder",
     "Adapted",
     "Checkpoint",

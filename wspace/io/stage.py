@@ -98,6 +98,13 @@ def is_hidden(path: Path) -> bool:
     return path.name.startswith(".") and ".wspace-" in path.name
 
 
+def is_unfinished(path: str | Path) -> bool:
+    """Whether a write of this folder did not end, or goes on just now."""
+    target = Path(path).resolve()
+    there = target.parent.iterdir() if target.parent.is_dir() else ()
+    return any(entry.name.startswith(_hidden(target, "tmp") + "-") for entry in there)
+
+
 def _hidden(target: Path, kind: str) -> str:
     return f".{target.name}.wspace-{kind}"
 
