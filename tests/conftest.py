@@ -35,8 +35,11 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("wspace")
 
-# Rooms whose tests don't compare bits compile without LLVM's optimizer: it takes longer than their programs run.
-HURRIED = "app/test_learned average calibrate init interpolate match measure optim quant reparam stats trace".split()
+# Rooms whose tests compare no bits with what is compiled otherwise do without LLVM's optimizer: it takes longer than
+# their programs run.
+HURRIED = (
+    "app/test_learned app/test_pod average calibrate init interpolate match measure optim quant reparam stats trace"
+).split()
 hurries: list[bool] = [False]  # of the modules so far
 compiled: list[float] = []
 jax.monitoring.register_event_duration_secs_listener(

@@ -1,4 +1,4 @@
-"""Run by test_pod.py as one of many processes: the jobs of configs/pod/jobs.py, then saves that go wrong.
+"""Run by test_pod.py as one of many processes: a save in which one is killed, or the jobs of configs/pod/jobs.py.
 
 python tests/app/pod.py FOLDER --coordinator ADDRESS --process K/N
 """
@@ -68,17 +68,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--coordinator")
     parser.add_argument("--process")
-    parser.add_argument("--victim", type=int, default=0)
+    parser.add_argument("--victim", type=int, help="which of them is killed while they save what is to be `merged`")
     given = parser.parse_args()
     jobs = runpy.run_path(str(JOBS))
     jobs["join"](given.coordinator, given.process)
     folder, me = given.folder, jax.process_index()
+    if given.victim is not None:
+        mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(jax.sharding.AxisType.Auto,))
+        dies(folder / "out/merged", ws.io.load(folder / "in/base", sharding=ws.placement(mesh)), given.victim)
     read = counted()
     jobs["work"](folder / "in", folder / "out", 2, orbax=False)
     said = fails(folder / "failed")
     (folder / f"said-{me}.json").write_text(json.dumps({"read": read, "said": said, "devices": jax.device_count()}))
-    mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(jax.sharding.AxisType.Auto,))
-    dies(folder / "killed", ws.io.load(folder / "in/base", sharding=ws.placement(mesh)), given.victim)
 
 
 if __name__ == "__main__":

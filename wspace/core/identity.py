@@ -22,7 +22,15 @@ RULES = frozenset("jvp_jaxpr_fun jvp_jaxpr_thunk fwd_jaxpr_thunk bwd out_trees".
 
 
 class Unknowable(WspaceError):
-    """Something hangs on Python code, or on an object, of which no text says what it does."""
+    """Something hangs on an object of which no text says what it does, such as a function in Python.
+
+    within: the operation that asks for it.
+    """
+
+    within = ""
+
+    def __str__(self) -> str:
+        return f"{self.within} calls Python: {self.args[0]}" if self.within else str(self.args[0])
 
 
 def identity(ready: Ready) -> str:
@@ -83,7 +91,8 @@ class Written:
             try:
                 params = self.of({k: v for k, v in eqn.params.items() if k not in RULES})
             except Unknowable as problem:
-                raise Unknowable(f"{eqn.primitive.name} calls Python: {problem}") from None
+                problem.within = problem.within or eqn.primitive.name
+                raise
             lines.append(f"{eqn.primitive.name} {params} {' '.join(map(atom, eqn.invars))}")
             for v in eqn.outvars:
                 lines.append(f"{v.aval}")
