@@ -49,7 +49,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import wspace as ws
 from benchmarks.measured import write
 from wspace.core.axes import Axes
-from wspace.quant.gptq import inverse_factor
+from wspace.quant.gptq import upper_factor
 from wspace.stats.seen import Rows, Seen
 
 GROUP = 128
@@ -71,7 +71,7 @@ def ours(w: jax.Array, x: jax.Array) -> dict[str, Callable[[], Any]]:
     product = jax.jit(lambda x: fold.finish(fold.lift(Seen(Rows(x), None))))
     gram = {"kernel": product(x)}
     damped = gram["kernel"] + 0.01 * jnp.mean(jnp.diagonal(gram["kernel"])) * jnp.eye(len(w))
-    factor = jax.jit(inverse_factor)
+    factor = jax.jit(upper_factor)
     how: dict[str, Any] = {"bits": 4, "group": GROUP, "symmetric": False}
 
     def leaf(t: ws.Transform, **sides: Any) -> Callable[[], Any]:

@@ -13,7 +13,7 @@ from wspace_kernels.dispatch import target
 from wspace.core.errors import ShapeError, WspaceError
 from wspace.kernels import gptq_block
 from wspace.quant.formats import named
-from wspace.quant.gptq import damped, gptq_array, inverse_factor
+from wspace.quant.gptq import damped, gptq_array, upper_factor
 from wspace.quant.grid import Block, decode, fit
 
 
@@ -23,7 +23,7 @@ def by_gptq(grid: str) -> Any:
     x, w = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64, 64)), jnp.float32)
     gram, form = x.T @ x / 64, named(grid)
     wanted, scales = gptq_array(w, gram, 0.01, form, Block(64, 1))
-    factor = inverse_factor(damped(w, gram, 0.01)[1])
+    factor = jnp.triu(jnp.linalg.inv(upper_factor(damped(w, gram, 0.01)[1])))
     given = (w, factor, fit(w, form, Block(64, 1))["scale"], scales.get("zero"), form.bits)
     return given, wanted, decode(wanted, form, scales)
 

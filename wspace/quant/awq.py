@@ -16,6 +16,7 @@ from wspace.quant.clip import Scale
 from wspace.quant.formats import Format, choose
 from wspace.quant.grid import Block, Grid, Group, block_of, fit, rounded
 from wspace.quant.rtn import rtn
+from wspace.stats.halves import HALVINGS, MANY, quadratic
 from wspace.stats.sharding import alike, gathered, shards
 from wspace.stats.side_gram import gram_of, per_input
 
@@ -35,7 +36,7 @@ def output_error(w: Array, gram: Array, scale: Array, grid: Grid, block: Block) 
     """E |x (Q(s w) / s - w)|^2 from gram = E x x^T: what rounding w `[in, out]` under scales `[in]` does to outputs."""
     scaled = w * scale[:, None]
     e = rounded(scaled, grid, fit(scaled, grid, block)) / scale[:, None] - w
-    return jnp.sum(e * jnp.matmul(gram, e, precision=lax.Precision.HIGHEST))
+    return quadratic(gram, e, HALVINGS if len(gram) >= MANY else 0)
 
 
 @partial(jax.jit, static_argnames=("grid", "block", "steps", "first"))

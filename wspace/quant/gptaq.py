@@ -12,9 +12,10 @@ from wspace.core.transform import Context, Transform, leafwise, over_stack
 from wspace.core.typing import Array
 from wspace.quant.clip import Percentile, Scale, Search, choice, weighing
 from wspace.quant.formats import Format, choose
-from wspace.quant.gptq import Form, by_groups, damped, factored
+from wspace.quant.gptq import Form, by_groups, damped, factored, feedback
 from wspace.quant.grid import Block, Grid, Group, Scales, block_of, encode, fit
 from wspace.quant.qtensor import QTensor, qtensor
+from wspace.quant.sweep import CARRY
 from wspace.stats.sharding import alike, gathered
 from wspace.stats.side_gram import gram_of
 
@@ -28,20 +29,19 @@ def gptaq_array(
     damp: Array | float,
     grid: Grid,
     block: Block,
-    carry: int = 128,
+    carry: int = CARRY,
     how: Search | Percentile | None = None,
 ) -> tuple[Array, Scales]:
     """Codes `[in, out]` and scales of w `[in, out]`. gram `[in, in]`: mean of x̂ x̂ᵀ; cross `[in, in]`: mean of x̂ xᵀ."""
     if w.size == 0:
         empty = fit(w, grid, block)
         return encode(w, grid, empty), empty
-    product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     residual = jnp.where(jnp.diagonal(gram)[None] == 0, 0, cross.T - gram)  # E (x - x̂) x̂ᵀ
     w, gram = damped(w, gram, damp)
-    w, factor = factored(w, gram)
-    hand_on = jnp.asarray(strength, w.dtype) * product(jnp.triu(product(residual, factor.T), 1), factor)
-    form = Form(grid, block, how)
-    codes, _, scales = by_groups(w, (factor, -hand_on), weighing(gram, block, how), None, form, carry)
+    w, m = factored(w, gram)
+    handed = jnp.triu(lax.linalg.triangular_solve(m, residual, transpose_a=True), 1) / jnp.diagonal(m)[None]
+    form, factors = Form(grid, block, how), (feedback(m), -jnp.asarray(strength, w.dtype) * handed.T)
+    codes, _, scales = by_groups(w, factors, weighing(gram, block, how), None, form, carry)
     return codes, scales
 
 
@@ -80,7 +80,7 @@ def gptaq(
       Calibration".
     Differs from the paper: an input hands on its value before it is rounded, to all later inputs (the authors' code
       does so within a block of 128, and the rounded value beyond it). Inputs are taken as they lie. strength is the
-      0.25 of their code.
+      0.25 of their code. U is not computed, as in `gptq`.
     """
     chosen, how = choose(bits, symmetric, grid), choice(scale)
 

@@ -20,8 +20,8 @@ from wspace.quant.clip import Percentile, Scale, Search, choice, fitted, weighin
 from wspace.quant.formats import Format, choose
 from wspace.quant.grid import Block, Grid, Group, Scales, block_of, decode, encode, fit
 from wspace.quant.qtensor import QTensor, qtensor
-from wspace.quant.sweep import nested, sweep
-from wspace.stats import halves
+from wspace.quant.sweep import CARRY, nested, sweep
+from wspace.stats.halves import joined, product, symmetric_product
 from wspace.stats.sharding import alike, explicit, gathered
 from wspace.stats.side_gram import gram_of
 
@@ -51,7 +51,7 @@ def gptq_array(
     grid: Grid,
     block: Block,
     act_order: bool = False,
-    carry: int = 128,
+    carry: int = CARRY,
     how: Search | Percentile | None = None,
 ) -> tuple[Array, Scales]:
     """Codes `[in, out]` and scales `[in/group, out/width]` of w `[in, out]`, given gram `[in, in]` of its inputs.
@@ -78,11 +78,11 @@ def walk(
     """
     if order is None and form.grid.whole:
         order = jnp.arange(len(gram))
-    w, factor = factored(w, gram) if order is None else factored(rows_at(w, order), gram[order][:, order])
+    w, m = factored(w, gram) if order is None else factored(rows_at(w, order), gram[order][:, order])
     weights = within(gram, form)
     if order is None:
-        return by_groups(w, factor, weights, kept, form, carry)
-    return _in_order(w, factor, weights, order, kept, form, carry)
+        return by_groups(w, feedback(m), weights, kept, form, carry)
+    return _in_order(w, feedback(m), weights, order, kept, form, carry)
 
 
 def damped(w: Array, gram: Array, damp: Array | float) -> tuple[Array, Array]:
@@ -95,28 +95,30 @@ def damped(w: Array, gram: Array, damp: Array | float) -> tuple[Array, Array]:
 
 
 def factored(w: Array, gram: Array) -> tuple[Array, Array]:
-    """w, all NaN if gram has no factor, and U."""
-    factor = inverse_factor(gram)
-    return jnp.where(jnp.all(jnp.isfinite(factor)), w, jnp.nan), factor
+    """w, all NaN if gram has no factor, and M, upper triangular, with gram = M M^T."""
+    m = upper_factor(gram)
+    return jnp.where(jnp.all(jnp.isfinite(m)), w, jnp.nan), m
 
 
-def inverse_factor(gram: Array, halvings: int = 3, least: int = 512) -> Array:
-    """U, upper triangular, with gram^-1 = U^T U: the inverse of M, upper triangular, with gram = M M^T.
+def upper_factor(gram: Array, halvings: int = 3, least: int = 512) -> Array:
+    """M, upper triangular, with gram = M M^T: its Cholesky factor in reversed order.
 
     least: rows from which on gram is halved, up to `halvings` times, so that nearly all work is matrix products:
-        M = [M1 C; 0 M2]:   C = A12 U2^T,   M1 M1^T = A11 - C C^T,   U = [U1  -U1 C U2; 0 U2]
-    Not halved, M is the Cholesky factor of gram in reversed order.
+        M = [M1 C; 0 M2]:   C = A12 M2^-T,   M1 M1^T = A11 - C C^T
     """
     n = len(gram)
     if not halvings or n <= least:
-        lower = jnp.linalg.cholesky(gram[::-1, ::-1], symmetrize_input=False)
-        return lax.linalg.triangular_solve(lower, jnp.eye(n, dtype=gram.dtype), left_side=True, lower=True)[::-1, ::-1]
-    half, split = n // 2, min(halvings - 1, 1)
-    last = inverse_factor(gram[half:, half:], halvings - 1, least)
-    carried = halves.upper_times(last, gram[half:, :half], split)  # C^T
-    first = inverse_factor(gram[:half, :half] - halves.symmetric_product(carried, carried, split), halvings - 1, least)
-    across = halves.times_upper(halves.upper_times(first, carried.T, split), last, split)
-    return halves.joined(first, -across, jnp.zeros_like(across.T), last)
+        return jnp.linalg.cholesky(gram[::-1, ::-1], symmetrize_input=False)[::-1, ::-1]
+    half = n // 2
+    last = upper_factor(gram[half:, half:], halvings - 1, least)
+    across = lax.linalg.triangular_solve(last, gram[:half, half:], transpose_a=True)
+    rest = gram[:half, :half] - symmetric_product(across.T, across.T, halvings - 1)
+    return joined(upper_factor(rest, halvings - 1, least), across, jnp.zeros_like(across.T), last)
+
+
+def feedback(m: Array) -> Array:
+    """F, unit lower triangular, from M: how the error of an input moves the best values of those after it."""
+    return (m / jnp.diagonal(m)[None]).T
 
 
 def by_groups(
@@ -125,17 +127,26 @@ def by_groups(
     """Group after group, whose scales are fitted when their first input is reached."""
     group = form.block.group
     sizes = nested(len(w), group, carry)
+    inner = tuple(n for n in sizes if n < group)
 
-    def solve_group(w: Array, corner: Array, rows: Any) -> tuple[Any, ...]:
-        weights, kept = rows
-        scales = form.fit(free(w, kept), weights)
-        inner = tuple(n for n in sizes if n < group)
-        _, (errors, codes, made) = sweep(w, corner, kept, inner, _nearest(form.grid, scales))
-        return errors, codes, made, scales
+    def solve_group(now: Array, corner: Any, rows: Any) -> tuple[Any, ...]:
+        w, weights, kept = rows
+        aim = corrected(w, now, jax.tree.leaves(corner)[0]) if outer else w
+        scales = form.fit(free(aim, kept), weights)
+        errors, codes, made = sweep(aim, corner, (aim, kept), inner, _nearest(form.grid, scales))
+        off = made - w
+        return (off, *errors[1:]) if isinstance(errors, tuple) else off, codes, made, scales
 
     outer = tuple(n for n in sizes if n >= group)
-    _, (_, codes, made, scales) = sweep(w, factor, (weights, kept), outer, solve_group)
+    _, codes, made, scales = sweep(w, factor, (w, weights, kept), outer, solve_group)
     return codes, made, scales
+
+
+def corrected(w: Array, now: Array, corner: Array) -> Array:
+    """What the weights of some inputs, now that others have errors, would best be: F^-1 (now - w) more than w."""
+    eye = jnp.eye(len(corner), dtype=corner.dtype)
+    inverse = lax.linalg.triangular_solve(corner, eye, left_side=True, lower=True, unit_diagonal=True)
+    return w + product(inverse, now - w)
 
 
 def free(w: Array, kept: Array | None) -> Array:
@@ -144,15 +155,14 @@ def free(w: Array, kept: Array | None) -> Array:
 
 
 def _nearest(grid: Grid, scales: Scales) -> Any:
-    """Solve inputs by rounding them, on scales that they share. Of two factors the second carries the inputs on."""
+    """Solve inputs by rounding them, on scales that they share. Of two factors the second is of what was rounded."""
 
-    def solve(w: Array, corner: Any, kept: Array | None) -> tuple[Any, Array, Array]:
-        codes = encode(free(w, kept), grid, scales)
+    def solve(now: Array, corner: Any, rows: Any) -> tuple[Any, Array, Array]:
+        aim, kept = rows
+        codes = encode(free(now, kept), grid, scales)
         near = decode(codes, grid, scales)
-        made = near if kept is None else jnp.where(kept, w, near)
-        if isinstance(corner, tuple):
-            return ((w - made) / corner[0], w), codes, made
-        return (w - made) / corner, codes, made
+        made = near if kept is None else jnp.where(kept, now, near)
+        return (made - aim, now) if isinstance(corner, tuple) else made - aim, codes, made
 
     return solve
 
@@ -165,12 +175,12 @@ def _in_order(
     scales = form.fit(free(rows_at(w, back), kept), weights)
     shared, own = by_input(scales, order // form.block.group)
 
-    def solve(w: Array, corner: Array, rows: Any) -> tuple[Any, ...]:
-        own, kept = rows
-        return _nearest(form.grid, {**shared, **own})(w, corner, kept)
+    def solve(now: Array, corner: Array, rows: Any) -> tuple[Any, ...]:
+        own, *rest = rows
+        return tuple(_nearest(form.grid, {**shared, **own})(now, corner, rest))
 
-    rows = (own, None if kept is None else rows_at(kept, order))
-    _, (_, codes, made) = sweep(w, factor, rows, nested(len(w), len(w), carry), solve)
+    rows = (own, w, None if kept is None else rows_at(kept, order))
+    _, codes, made = sweep(w, factor, rows, nested(len(w), len(w), carry), solve)
     return rows_at(codes, back), rows_at(made, back), scales
 
 
@@ -191,14 +201,14 @@ def gptq(
     damp: Array | float = 0.01,
     symmetric: bool = True,
     act_order: bool = False,
-    block: int = 128,
+    block: int = CARRY,
     grid: Format = None,
     scale: Scale = "absmax",
 ) -> Transform:
     """Round to a grid so that the layer's output changes little, given the Gram matrix of its inputs.
 
-        min |X W - X Q|^2 over codes, one input i after another, with gram + damp mean(diag gram) I = (U^T U)^-1:
-        q_i = nearest(w_i),   e_i = (w_i - q_i) / U_ii,   w_j <- w_j - U_ij e_i   for j > i
+        min |X W - X Q|^2 over codes, one input j after another, with gram + damp mean(diag gram) I = M M^T:
+        q_j = nearest(w_j - sum_(i < j) M_ij / M_jj (q_i - w_i)),   M upper triangular
 
     Scope: leaf (1 pass). Needs: gram. Random: no. Output leaf: QTensor.
 
@@ -215,7 +225,7 @@ def gptq(
       grid: instead of bits and symmetric, as of `rtn`. Scales that hang together (nvfp4) are those of the
         weights as they came. Static.
       scale: how far ranges are drawn in, as of `rtn`; the paper's code has "l2.4" for its `mse`. Static.
-      block: inputs after which errors are carried on to all later ones at once: speed only. Static.
+      block: inputs that take up the errors of all before them at once: speed only. Static.
     Returns:
       Transform, 1 -> 1, for matrices; QTensor as of `rtn`. Inputs that were always zero get zero weights. If the
       damped gram is not positive definite, all weights are NaN: raise damp.
@@ -231,7 +241,8 @@ def gptq(
 
     Reference: Frantar, Ashkboos, Hoefler, Alistarh, 2022, "GPTQ: Accurate Post-Training Quantization for Generative
       Pre-trained Transformers".
-    Differs from the paper: U comes from one Cholesky factor in reversed order and a triangular inverse. The symmetric
+    Differs from the paper: it carries an error (w_i - q_i) / U_ii of the weight as it has become on to the inputs that
+      are left, with gram^-1 = U^T U; M is the inverse of U, so that this is the same, without an inverse. The symmetric
       scale is max|w| / (2^(b-1) - 1) as in `rtn`; the paper's code has 1/2 for 1 and clips the largest weight. A group
       narrower than block has its scale found on weights that are corrected up to its first input (the paper's code: up
       to the block's). Where group is None, weights of dead inputs do not count for the scale.

@@ -17,6 +17,7 @@ from wspace.quant.formats import Format, choose
 from wspace.quant.gptq import Form, damped, walk
 from wspace.quant.grid import Block, Grid, Group, Scales, block_of, encode, fit, rounded
 from wspace.quant.qtensor import qtensor
+from wspace.quant.sweep import CARRY
 from wspace.stats.quantile import largest_mask
 from wspace.stats.sharding import alike, gathered
 from wspace.stats.side_gram import gram_of
@@ -48,7 +49,7 @@ def owq_array(
     grid: Grid,
     block: Block,
     keep: int,
-    carry: int = 128,
+    carry: int = CARRY,
     how: Search | Percentile | None = None,
 ) -> Solved:
     """w `[in, out]`, given gram `[in, in]` of its inputs, with its `keep` weakest inputs in full precision."""

@@ -20,7 +20,8 @@ from wspace.quant.gptq import by_input
 from wspace.quant.grid import Grid, Group, Scales, block_of, decode, encode, rounded
 from wspace.quant.qtensor import QTensor, qtensor
 from wspace.quant.rtn import weights_of
-from wspace.quant.sweep import nested, sweep
+from wspace.quant.sweep import CARRY, nested, sweep
+from wspace.stats.halves import product
 from wspace.stats.quantile import check_fraction, largest_mask
 from wspace.stats.sharding import alike, gathered
 from wspace.stats.side_gram import gram_of
@@ -47,7 +48,7 @@ def quantease_array(
     sweeps: int,
     relax: bool = False,
     outliers: int = 0,
-    carry: int = 128,
+    carry: int = CARRY,
 ) -> Found:
     """Codes on given scales after `sweeps` cycles of coordinate descent from start `[in, out]`.
 
@@ -61,34 +62,30 @@ def quantease_array(
     shared, own = by_input(scales, jnp.arange(len(w)) // (len(w) // size))
     diagonal = jnp.diagonal(gram)
     alive = jnp.where(diagonal == 0, 1, diagonal)
-    factor = jnp.where(jnp.eye(len(gram), dtype=bool), 0, gram / alive[None])  # [i, j]: how q_i moves t_j
+    factor = gram / alive[:, None]  # [j, i]: how the error of i moves the best value of j
     step = 1 / largest_eigenvalue(gram) if outliers else 0.0
-
-    def moved(x: Array) -> Array:
-        """What a change x of h moves the best values by."""
-        return jnp.matmul(gram, x, precision=lax.Precision.HIGHEST) / alive[:, None]
+    w = jnp.where(diagonal[:, None] == 0, start, w)
 
     def cycle(state: tuple[Array, Array, Array], rounds: Array) -> tuple[tuple[Array, Array, Array], None]:
-        best, now, rest = state
+        errors, _, rest = state
+        aim = w - rest
 
         def solve(best: Array, corner: Array, rows: tuple[Array, Scales]) -> tuple[Array, Array]:
-            old, own = rows
+            aim, own = rows
             new = jnp.where(rounds, rounded(best, grid, {**shared, **own}), best)
-            return new - old, new
+            return new - aim, new
 
-        best, (_, now) = sweep(best, factor, (now, own), nested(len(w), len(w), carry), solve)
+        errors, now = sweep(aim, factor, (aim, own), nested(len(w), len(w), carry), solve, errors)
         if outliers:
-            new = rest + (best - now) * alive[:, None] * step  # (now - best) gram_ii is the half gradient
+            new = rest - step * product(gram, errors)
             new = jnp.where(largest_mask(new, outliers), new, 0)
-            best, rest = best - moved(new - rest), new
-        return (best, now, rest), None
+            errors, rest = errors + (new - rest), new
+        return (errors, now, rest), None
 
     rest = jnp.where(largest_mask(w, outliers), w, 0) if outliers else jnp.zeros_like(w)
-    begin = start - rest
-    best = begin - moved(begin + rest - w)
     k = jnp.arange(sweeps)
     rounds = (k % FREE != 1) | (k == sweeps - 1) if relax else jnp.ones(sweeps, bool)
-    (_, now, rest), _ = lax.scan(cycle, (best, begin, rest), rounds)
+    (_, now, rest), _ = lax.scan(cycle, (start - w, start - rest, rest), rounds)
     return Found(encode(now, grid, scales), *_sparse(now + rest, rest != 0, outliers))
 
 

@@ -13,9 +13,10 @@ from wspace.core.transform import Context, Transform, leafwise, narrow, over_sta
 from wspace.core.typing import Array
 from wspace.quant.amended import KeptEntries, entries, facts, inside
 from wspace.quant.formats import Format, choose
-from wspace.quant.gptq import Form, damped, inverse_factor, walk
+from wspace.quant.gptq import Form, damped, upper_factor, walk
 from wspace.quant.grid import WITHIN, Block, Grid, Group, Scales, block_of, blocks, encode, fit, rounded, unblocked
 from wspace.quant.qtensor import qtensor
+from wspace.quant.sweep import CARRY
 from wspace.stats.quantile import check_fraction, largest_mask
 from wspace.stats.sharding import alike, gathered
 from wspace.stats.side_gram import gram_of
@@ -31,15 +32,15 @@ class Solved(NamedTuple):
     outputs: Array
 
 
-def gain_of_leaving_out(w: Array, factor: Array, grid: Grid, block: Block) -> Array:
+def gain_of_leaving_out(w: Array, m: Array, grid: Grid, block: Block) -> Array:
     """By how much the error of a block falls if an entry is left out of it, for each entry `[in, out]`.
 
         sum_l (Q(w_l) - w_l)^2 / U_ll^2  -  sum_(l != i) (Q_i(w_l) - w_l)^2 / U_ll^2,   Q_i on scales without w_i
 
-    factor: U `[in, in]`, with gram^-1 = U^T U. One pass over w for each input of a block.
+    gram^-1 = U^T U. m: `[in]`, 1 / U_ll: the diagonal of `upper_factor`. One pass over w for each input of a block.
     """
     down, across = w.shape[0] // block.group, w.shape[1] // block.width
-    costs = 1 / jnp.square(jnp.diagonal(factor))[:, None]
+    costs = jnp.square(m)[:, None]
     row = lax.broadcasted_iota(jnp.int32, (w.shape[0], 1), 0) % block.group
     column = lax.broadcasted_iota(jnp.int32, (1, w.shape[1]), 1) % block.width
 
@@ -61,14 +62,14 @@ def gain_of_leaving_out(w: Array, factor: Array, grid: Grid, block: Block) -> Ar
 
 @partial(jax.jit, static_argnames=("grid", "block", "keep", "carry"))
 def spqr_array(
-    w: Array, gram: Array, damp: Array | float, grid: Grid, block: Block, keep: int, carry: int = 128
+    w: Array, gram: Array, damp: Array | float, grid: Grid, block: Block, keep: int, carry: int = CARRY
 ) -> Solved:
     """w `[in, out]`, given gram `[in, in]` of its inputs, with `keep` of its entries in full precision."""
     if w.size == 0:
         scales: Scales = fit(w, grid, block)
         return Solved(encode(w, grid, scales), scales, jnp.zeros(0, w.dtype), *entries(jnp.zeros(w.shape, bool), 0))
     w, gram = damped(w, gram, damp)
-    gain = gain_of_leaving_out(w, inverse_factor(gram), grid, block)
+    gain = gain_of_leaving_out(w, jnp.diagonal(upper_factor(gram)), grid, block)
     mask = largest_mask(jnp.maximum(gain, 0), keep)
     codes, made, scales = walk(w, gram, Form(grid, block), carry, None, mask)
     at = entries(mask, keep)

@@ -1,9 +1,10 @@
-"""A walk down the inputs of a matrix, one after another, in which what was done to one changes those that follow.
+"""A walk down the inputs of a matrix, one after another, in which the errors of others change each.
 
-    for each input i:  e_i = solve(w_i);   w_j <- w_j - F_ij e_i   for every j
+    for each input j:  e_j = solve(w_j - sum_i F_ji e_i),   i: every other input, with its latest error
 
-GPTQ is this walk with the factor of the inverse Gram matrix as F, coordinate descent with the Gram matrix itself.
-It costs what matrix products cost: inputs are solved in nested blocks, and a block's errors are carried on at once.
+GPTQ and coordinate descent are both this walk, with e = q - w: the one with F from a triangular factor of the Gram
+matrix, the other with the Gram matrix itself. It costs what matrix products cost: inputs are solved in nested blocks,
+and a block takes up the errors of all others at once.
 """
 
 from __future__ import annotations
@@ -17,49 +18,72 @@ from jax import lax
 
 from wspace.core.typing import Array
 
-MICRO = 16  # inputs solved one by one before a matrix product carries their errors on
+CARRY, MIDDLE, MICRO = 256, 128, 16  # inputs of blocks, and of those within
+MANY, PIECES = 2048, 8  # inputs from which on the errors of a triangular walk are counted by pieces, and how many
 Solve = Callable[[Array, Any, Any], tuple[Any, ...]]  # (w of some inputs, F among them, their rows) -> (errors, ...)
 
 
-def sweep(w: Array, factor: Any, rows: Any, sizes: tuple[int, ...], solve: Solve) -> tuple[Array, tuple[Any, ...]]:
-    """w `[in, out]` after the walk, and what `solve` gave, of all inputs.
+def sweep(
+    w: Array, factor: Any, rows: Any, sizes: tuple[int, ...], solve: Solve, errors: Any = None
+) -> tuple[Any, ...]:
+    """The errors `[in, out]` after the walk, and what else `solve` gave, of all inputs.
 
-    factor: F `[in, in]`; or several, in a tuple, with as many errors. rows: arrays `[in, ...]` of which solve gets its
-    inputs' part. sizes: how many inputs the nested blocks have, as `nested` gives them; solve gets the innermost.
-    A block's own inputs are changed as well, once it is done.
+    w: `[in, out]`. factor: F `[in, in]`, whose diagonal is not looked at; or several, in a tuple, with as many errors.
+    rows: arrays `[in, ...]` of which solve gets its inputs' part. sizes: how many inputs the nested blocks have, as
+    `nested` gives them; solve gets the innermost. errors: those before the walk; None: none.
     """
     if not sizes:
-        return w, solve(w, factor, rows)
+        return solve(w, factor, rows)
     size, *inner = sizes
+    lower = errors is None
 
-    def step(w: Array, i: Array) -> tuple[Array, tuple[Any, ...]]:
+    def step(errors: Any, i: Array) -> tuple[Any, list[Any]]:
         def at(x: Array, axis: int = 0) -> Array:
             return lax.dynamic_slice_in_dim(x, i * size, size, axis)
 
-        across = jax.tree.map(at, factor)
-        corner = jax.tree.map(lambda x: at(x, 1), across)
-        _, solved = sweep(at(w), corner, jax.tree.map(at, rows), tuple(inner), solve)
-        change = jax.tree.map(_product, across, solved[0])
-        return w - sum(jax.tree.leaves(change)[1:], jax.tree.leaves(change)[0]), solved
+        def put(x: Array, new: Array) -> Array:
+            return lax.dynamic_update_slice_in_dim(x, new, i * size, 0)
 
-    w, solved = lax.scan(step, w, jnp.arange(w.shape[0] // size))
-    return w, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), solved)
+        own = None if lower else jax.tree.map(at, errors)
+        others = errors if lower else jax.tree.map(lambda x, e: put(x, jnp.zeros_like(e)), errors, own)
+        across = jax.tree.map(at, factor)
+        change = jax.tree.leaves(jax.tree.map(lambda f, e: _taken(f, e, i * size if lower else None), across, others))
+        now, corner = at(w) - sum(change[1:], change[0]), jax.tree.map(lambda f: at(f, 1), across)
+        found, *rest = sweep(now, corner, jax.tree.map(at, rows), tuple(inner), solve, own)
+        return jax.tree.map(put, others, found), rest
+
+    start = jax.tree.map(lambda _: jnp.zeros_like(w), factor) if lower else errors
+    errors, rest = lax.scan(step, start, jnp.arange(w.shape[0] // size))
+    return errors, *(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), x) for x in rest)
+
+
+def _taken(across: Array, errors: Array, before: Array | None) -> Array:
+    """across times errors; before: the number of inputs that have errors, if the others have none."""
+    n = len(errors)
+    if before is None or n < MANY:
+        return _product(across, errors)
+    ends = [-(-n * k // PIECES) for k in range(PIECES + 1)]
+    pieces = [lambda a, e, end=end: _product(a[:, :end], e[:end]) for end in ends]
+    return lax.switch((before * PIECES + n - 1) // n, pieces, across, errors)
 
 
 def _product(across: Array, errors: Array) -> Array:
-    if errors.shape[0] == 1:
-        return across.T * errors
-    return jnp.matmul(across.T, errors, precision=lax.Precision.HIGHEST)
+    if across.shape[0] == 1:
+        return jnp.sum(across.T * errors, axis=0, keepdims=True)
+    return jnp.matmul(across, errors, precision=lax.Precision.HIGHEST)
 
 
 def nested(inputs: int, group: int, carry: int) -> tuple[int, ...]:
     """How many inputs the nested blocks have: each a divisor of the one before, the group among them, 1 the last.
 
-    >>> nested(4096, 64, 128), nested(4096, 4096, 128), nested(4096, 1024, 128)
-    ((128, 64, 16, 1), (128, 16, 1), (1024, 128, 16, 1))
+    >>> nested(4096, 64, 512), nested(4096, 4096, 128), nested(4096, 1024, 512)
+    ((512, 128, 64, 16, 1), (128, 16, 1), (1024, 512, 128, 16, 1))
     """
-    outer = _divisor(group, carry) if group > carry else _divisor(inputs, carry, group)
-    return tuple(sorted({group, outer, _divisor(min(group, outer), MICRO), 1} - {inputs}, reverse=True))
+    found, size = {group}, inputs
+    for most in (carry, min(carry, MIDDLE), min(carry, MICRO), 1):
+        size = _divisor(size, most, group) if most >= group else _divisor(min(size, group), most)
+        found.add(size)
+    return tuple(sorted(found - {inputs}, reverse=True))
 
 
 def _divisor(n: int, most: int, step: int = 1) -> int:

@@ -11,6 +11,8 @@ from jax import lax
 from wspace.core.transform import working_dtype
 from wspace.core.typing import Array
 
+MANY, HALVINGS = 2048, 3  # rows from which on halving pays off, and how often
+
 
 def product(x: Array, y: Array) -> Array:
     """x y at full precision, float32 at least."""
@@ -35,22 +37,18 @@ def symmetric_product(x: Array, y: Array, halvings: int) -> Array:
     return joined(first, across, across.T, last)
 
 
-def upper_times(u: Array, x: Array, halvings: int) -> Array:
-    """u x of an upper triangular u `[n, n]` and x `[n, columns]`."""
-    if not halvings:
-        return product(u, x)
-    half = len(u) // 2
-    top = upper_times(u[:half, :half], x[:half], halvings - 1) + product(u[:half, half:], x[half:])
-    return jnp.concatenate([top, upper_times(u[half:, half:], x[half:], halvings - 1)])
+def quadratic(gram: Array, e: Array, halvings: int) -> Array:
+    """tr(e^T gram e) of a symmetric gram `[n, n]` and e `[n, columns]`.
 
-
-def times_upper(x: Array, u: Array, halvings: int) -> Array:
-    """x u of x `[rows, n]` and an upper triangular u `[n, n]`."""
+    >>> quadratic(jnp.array([[2.0, 1.0], [1.0, 3.0]]), jnp.array([[1.0], [2.0]]), halvings=1)
+    Array(18., dtype=float32)
+    """
     if not halvings:
-        return product(x, u)
-    half = len(u) // 2
-    last = product(x[:, :half], u[:half, half:]) + times_upper(x[:, half:], u[half:, half:], halvings - 1)
-    return jnp.concatenate([times_upper(x[:, :half], u[:half, :half], halvings - 1), last], axis=1)
+        return jnp.sum(e * product(gram, e))
+    half = len(gram) // 2
+    across = jnp.sum(e[:half] * product(gram[:half, half:], e[half:]))
+    first, last = (quadratic(gram[s, s], e[s], halvings - 1) for s in (slice(half), slice(half, None)))
+    return first + 2 * across + last
 
 
 def joined(a: Array, b: Array, c: Array, d: Array) -> Array:

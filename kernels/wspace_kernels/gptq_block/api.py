@@ -37,7 +37,7 @@ def gptq_block(
 
     Args:
       w: `[block, out]`, float32: inputs that follow one another. factor: `[block, block]`, their part of U, upper
-        triangular, with U^T U the inverse of the damped Gram matrix (`wspace.quant.gptq.inverse_factor`).
+        triangular, with U^T U the inverse of the damped Gram matrix: the inverse of `wspace.quant.gptq.upper_factor`.
       scale: `[block/group, out]`. zero: the code that stands for 0, of the same shape.
       bits: 2..8; codes are -2^(b-1) .. 2^(b-1) - 1. Static. implementation: None, "ref", "tpu" or "gpu". Static.
     Returns:
