@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import wspace as ws
+from wspace.app import forecast
 from wspace.app.cli import main
 from wspace.app.forecast import peak
 from wspace.core.plan import Row
@@ -123,6 +124,23 @@ def test_what_was_predicted_is_read_and_written(
     assert result.actual.read == count[0]
     assert result.actual.written == sum(spec.nbytes for spec in open_checkpoint(out).specs.values())
     assert result.actual.passes == (4 if name == "passes" else 1)
+
+
+def test_seconds_count_the_orbax_step(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wspace.app.execute import open_recipe, planned
+    from wspace.app.load import load
+
+    monkeypatch.setattr(forecast, "TIMED", 0)
+    found = []
+    for formats in ("safetensors", "safetensors, orbax"):
+        (here / "r.yml").write_text(
+            "sources: {a: ./a}\nmodels: [a]\nsteps: [prune.magnitude: {sparsity: 0.5}]\n"
+            f"output: {{formats: [{formats}]}}\n"
+        )
+        job = open_recipe(load("r.yml"), lambda label: lambda *told: None)
+        found.append(forecast.forecast(job, planned(job)).seconds or 0.0)
+    begins = forecast.ORBAX_BEGINS + forecast.ORBAX_LEAF * len(LEAVES)
+    assert 0 < found[0] < begins <= found[1]
 
 
 def test_methods_come_from_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,6 +91,7 @@ def _plan(arguments: argparse.Namespace, console: Console) -> int:
     from wspace.app.records import PLAN
     from wspace.app.report import Table as Cells
 
+    keep_pages()  # as a run does
     with tracked(console) as track:
         job = open_recipe(arguments.recipe, track, arguments.memory)
         table = planned(job)

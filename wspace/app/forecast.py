@@ -7,9 +7,11 @@ written, read and transformed here and now, and the rest is multiplied out.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,9 +34,12 @@ if TYPE_CHECKING:
     from wspace.app.execute import Opened
 
 SAMPLE = 2**21  # entries that are timed
-ORBAX = 160 << 20  # bytes that writing Orbax takes: its libraries, and chunks that are compressed and compared
-KEPT = 2**25  # bytes of an array up to which the C library keeps its memory once it is freed
+ORBAX, ORBAX_MORE = 36 << 20, 44 << 20  # bytes that writing Orbax takes, as a rule, and at most beside that
+ORBAX_HOLDS, ORBAX_CHUNK = 3, 1 << 24  # how often it holds a leaf, or a chunk of a larger one: to compress and compare
+KEPT = 2**25  # bytes of an array below which the C library keeps its memory once it is freed
 TIMED = 2**28  # bytes to move from which on it is worth it
+ORBAX_BEGINS, ORBAX_LEAF = 0.5, 0.012  # seconds: its libraries, and every leaf
+ORBAX_TIMES = 7  # how much longer than as safetensors: chunks are compressed, written, read back and compared
 
 
 class Cost(NamedTuple):
@@ -59,12 +64,13 @@ class Cost(NamedTuple):
 
 def forecast(job: Opened, table: Plan, *, bare: bool = False) -> Cost:
     """What a run will cost; seconds for large models only, and not of a bare run: to time a sample is work too."""
-    taken = anonymous()
-    kept = max((row.writes for row in table.rows if row.writes <= KEPT), default=0)
-    memory = taken + max(PROGRAMS + peak(table.rows, job.ready.spare) + kept, orbax(job)) if taken else 0
     ledger = 0 if bare else sum(map(_stored, job.reference.specs.values()))  # it reads the reference once more
-    moved = table.bytes_read + ledger, table.bytes_written
-    return Cost(*moved, table.passes, memory, None if bare or sum(moved) <= TIMED else _seconds(job, table))
+    moved, taken = (table.bytes_read + ledger, table.bytes_written), anonymous()
+    seconds = None if bare or sum(moved) <= TIMED else _seconds(job, table)
+    kept = max((row.writes for row in table.rows if row.writes < KEPT), default=0)
+    programs = PROGRAMS if seconds is None else anonymous() - taken  # those of the sample
+    leaves = programs + peak(table.rows, job.ready.spare) + kept
+    return Cost(*moved, table.passes, taken + max(leaves, orbax(job)) if taken else 0, seconds)
 
 
 def peak(rows: Sequence[Row], spare: int | None = None) -> int:
@@ -84,12 +90,13 @@ def peak(rows: Sequence[Row], spare: int | None = None) -> int:
 
 def orbax(job: Opened) -> int:
     """Bytes that the last step takes, if it is to write Orbax."""
-    return ORBAX if "orbax" in job.recipe.output.formats else 0
+    largest = max(map(_stored, job.models[0].specs.values()), default=0)
+    return ORBAX + ORBAX_HOLDS * min(ORBAX_CHUNK, largest) if "orbax" in job.recipe.output.formats else 0
 
 
 def check_memory(job: Opened) -> None:
     """Raises TooLarge if the last step does not fit into the memory that the run may take."""
-    taken, wanted = anonymous(), orbax(job)
+    taken, wanted = anonymous(), orbax(job) + ORBAX_MORE * ("orbax" in job.recipe.output.formats)
     if wanted and job.memory is not None and taken + wanted > job.memory:
         raise TooLarge(
             f"writing Orbax takes {size(wanted)}: {size(job.memory)} are too few beside the {size(taken)} of the "
@@ -102,30 +109,41 @@ def _stored(spec: Any) -> int:
 
 
 def _seconds(job: Opened, table: Plan) -> float | None:
-    """Reading and computing, and writing behind it, of every leaf as of the sample; the longer of the two."""
+    """Reading, computing and writing go on at once; what takes longest counts, or all that the processor has to do.
+    Afterwards files are synchronized, and Orbax is written. A round of folds is taken for half of the work."""
     specs = job.ready.work.specs
     path = max(specs, key=lambda path: math.prod(specs[path].shape), default=None)
     if path is None or math.prod(specs[path].shape) == 0:
         return None
     sample, row = _Sample(job, path), next(row for row in table.rows if row.path == specs[path].path)
+    reads, writes = table.bytes_read / sample.bytes, table.bytes_written / sample.bytes
     try:
         with tempfile.TemporaryDirectory() as folder:
-            written = _timed(lambda: sample.write(Path(folder) / "sample")) * table.bytes_written / sample.bytes
-        if not job.recipe.allow_nonfinite:
-            written += _timed(sample.check) * table.bytes_written / sample.bytes
-        written += _timed(sample.enter) * table.bytes_written / sample.bytes
-        share = sum(r.bytes_in for r in table.rows) / max(1, row.bytes_in) * math.prod(row.shape) / sample.entries
+            put, end = sample.write(Path(folder) / "sample")
+            fixed = sample.write(Path(folder) / "none", rows=0)[1]
+        check = np.zeros(2) if job.recipe.allow_nonfinite else _timed(sample.check)
+        entered = _timed(sample.enter)
+        share = sum(r.bytes_in * (1 + r.rounds / 2) for r in table.rows) / max(1, row.bytes_in)
         sample.run()  # compiles
-        computed = _timed(sample.run) * share
+        computed = _timed(sample.run) * share * math.prod(row.shape) / sample.entries
     except (ValueError, TypeError):  # a transform that does not run on the sample: then nothing is claimed
         return None
-    return max(computed, written) + sample.compiled
+    threads = np.stack([check * reads, computed, (put + check + entered) * writes])
+    at_once = max(threads[:, 0].max(), threads[:, 1].sum() / (os.cpu_count() or 1))
+    after = max(0.0, (end - fixed)[0]) * writes + _orbax_seconds(job, len(table.rows), put[0] * writes)
+    return float(at_once + after + sample.compiled)
 
 
-def _timed(run: Callable[[], Any]) -> float:
-    began = time.perf_counter()
+def _orbax_seconds(job: Opened, leaves: int, put: float) -> float:
+    """put: seconds that the bytes take as safetensors."""
+    return ORBAX_BEGINS + ORBAX_LEAF * leaves + ORBAX_TIMES * put if orbax(job) else 0.0
+
+
+def _timed(run: Callable[[], Any]) -> np.ndarray[Any, Any]:
+    """Seconds by the clock, and of the processor."""
+    clock, processor = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - began
+    return np.array([time.perf_counter() - clock, time.process_time() - processor])
 
 
 class _Sample:
@@ -168,9 +186,12 @@ class _Sample:
         jax.block_until_ready(list(out.values()))
         self.compiled += time.perf_counter() - began if first else 0
 
-    def write(self, folder: Path) -> None:
-        with write_folder(folder, {"w": self.leaf}) as sink:
-            sink["w"] = self.leaf
+    def write(self, folder: Path, rows: int | None = None) -> tuple[Any, Any]:
+        """How long it takes to write so many rows, and then until the folder is there."""
+        leaf = self.leaf[:rows]
+        with ExitStack() as stack:
+            sink = stack.enter_context(write_folder(folder, {"w": leaf}))
+            return _timed(lambda: sink.__setitem__("w", leaf)), _timed(stack.close)
 
     def check(self) -> None:
         check_finite(self.leaf, "w", "sample")

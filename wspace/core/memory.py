@@ -89,12 +89,9 @@ def _in_parts(found: Traced) -> tuple[int | None, int]:
     return (None, 0) if apart is None else (apart.held() * math.prod(apart.program.shape), apart.rounds)
 
 
-def parts(path: Path, work: Aligned, cost: Held, room: int) -> int | None:
-    """Into how many parts a leaf has to go; None: it can't be cut, or not so small."""
-    smallest = least(path, work, cost)
-    if smallest is None or cost.lift > room or smallest > room:
-        return None
-    shape, room = work.specs[path].shape, room - FOLDING * (cost.rounds > 0)
+def parts(shape: tuple[int, ...], cost: Held, room: int) -> int:
+    """Into how many parts a leaf goes that can be cut, and fits in its smallest."""
+    room -= FOLDING * (cost.rounds > 0)
     each = min(PART, room * math.prod(shape) // (4 * max(cost.parted or 0, 1)))  # one is computed while one is written
     return min(-(-math.prod(shape) // max(each, 1)), _most(shape))
 

@@ -126,23 +126,25 @@ def _within(ready: Ready, memory: int | str) -> Ready:
       TooLarge: one that can't be.
     """
     work, limit, taken = ready.work, bytes_in(memory), anonymous() + RESERVE
-    room, cuts, large = limit - taken, dict[Path, int](), dict[Path, int]()
+    room, cuts, large = limit - taken, dict[Path, int](), dict[Path, tuple[int, str]]()
     for path, cost in ready.costs.items():
         reading = sum(source.reading(path) for source in work.files(path))
         wanted = max(cost.lift, cost.whole) + reading
-        if wanted > room:
-            found = parts(path, work, cost, room)
-            smallest = least(path, work, cost) if cost.lift <= room else None
-            (large if found is None else cuts)[path] = (smallest or wanted) if found is None else found
+        if wanted <= room:
+            continue
+        smallest = least(path, work, cost) if cost.lift <= room else None
+        if smallest is not None and smallest <= room:
+            cuts[path] = parts(work.specs[path].shape, cost, room)
+        else:
+            large[path] = (wanted, "which needs the whole leaf") if smallest is None else (smallest, "in small parts")
     if large:
-        path, spec = (worst := max(large, key=lambda p: large[p])), work.specs[worst]
+        path = max(large, key=lambda p: large[p])
+        spec, (wanted, why) = work.specs[path], large[path]
         more = f", and {len(large) - 1} more leaves don't fit" if len(large) > 1 else ""
-        parted = ready.costs[worst].lift <= room and least(worst, work, ready.costs[worst]) is not None
-        why = "in small parts" if parted else "which needs the whole leaf"
         raise TooLarge(
-            f"{spec.path} {spec.shape} {spec.dtype} takes {size(large[path])} in {ready.t.name}, {why}{more}: "
+            f"{spec.path} {spec.shape} {spec.dtype} takes {size(wanted)} in {ready.t.name}, {why}{more}: "
             f"{size(limit)} are too few beside the {size(taken)} of the process; give it "
-            f"memory='{-(-(taken + large[path]) // 2**20)}MiB' or leave the leaf out with on(...)"
+            f"memory='{-(-(taken + wanted) // 2**20)}MiB' or leave the leaf out with on(...)"
         )
     costs = [
         (cost.lift, cost.held(cuts.get(path, 1)), cost.made // cuts.get(path, 1)) for path, cost in ready.costs.items()
