@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from wspace.core.typing import Array
+from wspace.stats.halves import product
 
 CARRY, MIDDLE, MICRO = 256, 128, 16  # inputs of blocks, and of those within
 MANY, PIECES = 2048, 8  # inputs from which on the errors of a triangular walk are counted by pieces, and how many
@@ -44,13 +45,17 @@ def sweep(
         def put(x: Array, new: Array) -> Array:
             return lax.dynamic_update_slice_in_dim(x, new, i * size, 0)
 
-        own = None if lower else jax.tree.map(at, errors)
-        others = errors if lower else jax.tree.map(lambda x, e: put(x, jnp.zeros_like(e)), errors, own)
         across = jax.tree.map(at, factor)
-        change = jax.tree.leaves(jax.tree.map(lambda f, e: _taken(f, e, i * size if lower else None), across, others))
-        now, corner = at(w) - sum(change[1:], change[0]), jax.tree.map(lambda f: at(f, 1), across)
+        corner = jax.tree.map(lambda f: at(f, 1), across)
+        own = None if lower else jax.tree.map(at, errors)
+        if not lower:  # its own errors count within the block
+            across = jax.tree.map(
+                lambda f, c: lax.dynamic_update_slice_in_dim(f, jnp.zeros_like(c), i * size, 1), across, corner
+            )
+        change = jax.tree.leaves(jax.tree.map(lambda f, e: _taken(f, e, i * size if lower else None), across, errors))
+        now = at(w) - sum(change[1:], change[0])
         found, *rest = sweep(now, corner, jax.tree.map(at, rows), tuple(inner), solve, own)
-        return jax.tree.map(put, others, found), rest
+        return jax.tree.map(put, errors, found), rest
 
     start = jax.tree.map(lambda _: jnp.zeros_like(w), factor) if lower else errors
     errors, rest = lax.scan(step, start, jnp.arange(w.shape[0] // size))
@@ -61,16 +66,10 @@ def _taken(across: Array, errors: Array, before: Array | None) -> Array:
     """across times errors; before: the number of inputs that have errors, if the others have none."""
     n = len(errors)
     if before is None or n < MANY:
-        return _product(across, errors)
+        return product(across, errors)
     ends = [-(-n * k // PIECES) for k in range(PIECES + 1)]
-    pieces = [lambda a, e, end=end: _product(a[:, :end], e[:end]) for end in ends]
+    pieces = [lambda a, e, end=end: product(a[:, :end], e[:end]) for end in ends]
     return lax.switch((before * PIECES + n - 1) // n, pieces, across, errors)
-
-
-def _product(across: Array, errors: Array) -> Array:
-    if across.shape[0] == 1:
-        return jnp.sum(across.T * errors, axis=0, keepdims=True)
-    return jnp.matmul(across, errors, precision=lax.Precision.HIGHEST)
 
 
 def nested(inputs: int, group: int, carry: int) -> tuple[int, ...]:
