@@ -9,23 +9,27 @@ Compilation is what the first call takes more than the best one, CPU seconds too
 from rounding) has no published code at hand: it is set against our GPTQ. On a machine that is busy with other things
 run it on one core (`taskset -c 0 python ...`): threads that wait for each other burn CPU.
 
-Measured so, on one core of a machine with a load of 10 to 17 on 2 cores (torch 2.14.1, jax 0.10.2, int4, group 128,
-factor included in GPTQ), CPU seconds, torch / ours:
+Measured so, on one core of a machine with a load of 4 on 2 cores (torch 2.14.1, jax 0.10.2, int4, group 128, factor
+included in GPTQ), CPU seconds, torch / ours, and what it was when errors were carried on to all later inputs:
 
                        5632 x 2048, 8192 tokens     2048 x 1024, 4096 tokens     error
-    Gram matrix            3.77 / 2.75   1.37          0.24 / 0.21   1.14
-    factor                 4.29 / 2.31   1.85          0.32 / 0.12   2.69
-    RTN                                                0.03 / 0.01   5.0         .010124
-    GPTQ                   8.84 / 4.89   1.81          0.81 / 0.25   3.26        .001691 (ours .001692)
-    GPTQ, act-order                                    0.91 / 0.30   3.07        .000804
-    AWQ                                                3.13 / 1.05   2.97        .008975
-    QuantEase (GPTQ / it)                              0.25 / 0.80   0.31        .001538
+    Gram matrix            4.24 / 3.24   1.31          0.23 / 0.21   1.14
+    factor                 4.51 / 1.30   3.48          0.29 / 0.07   4.31  (2.69)
+    RTN                                                0.03 / 0.01   5.1         .010124
+    GPTQ                   6.05 / 2.03   2.99 (1.81)   0.71 / 0.16   4.32  (3.26)  .001691 (ours .001692)
+    GPTQ, act-order                                    0.81 / 0.19   4.32  (3.07)  .000804
+    AWQ                   44.66 / 7.32   6.10          2.97 / 0.68   4.37  (2.97)  .008975
+    QuantEase (GPTQ / it)  2.03 / 6.62   0.31          0.16 / 0.53   0.31        .001538
 
-What bounds it: XLA's matrix products on the CPU ran at 106 to 150 GFLOP/s on one core, fewer for large ones, those of
-torch at 165; LAPACK's Cholesky at 40 to 55 in both, which is why the factor is made of products. QuantEase takes 3.2
-times as long as GPTQ: five sweeps alone are 43 GFLOP.
+The factor is what GPTQ needs of the Gram matrix: in torch the Cholesky factor of its inverse, here its own (reversed).
 
-Compilation: 1 to 3 CPU seconds. A tree of 16 layers of one shape compiles no more programs than one layer.
+What bounds it: XLA's matrix products on the CPU run at 100 to 130 GFLOP/s on one core, those of torch at 140 to 165;
+LAPACK's Cholesky at 40 to 55 in both, which is why large factors are made by halves. Five sweeps of QuantEase are 651
+GFLOP of products in the large layer, 43 in the small one, so that it runs at five sixths of that rate; GPTQ has a
+tenth of these. A Gram matrix is a product of half the size, in parts that are no faster each: columns of a matrix lie
+apart in memory.
+
+Compilation: 1 to 4 CPU seconds. A tree of 16 layers of one shape compiles no more programs than one layer.
 """
 
 from __future__ import annotations
