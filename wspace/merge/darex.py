@@ -12,6 +12,7 @@ from wspace.core.transform import Context, Transform, leafwise, of_model, over_s
 from wspace.core.typing import Array
 from wspace.merge.dare import drop_array
 from wspace.merge.task_arithmetic import weighted_sum
+from wspace.stats.sharding import gathered
 from wspace.stats.side_gram import gram_of, second_moments
 
 
@@ -26,7 +27,7 @@ def least_error_q_array(delta: Array, gram: Array, moments: Array, density: Arra
     """
     density = jnp.asarray(density, delta.dtype)
     v = jnp.sum(delta**2 * moments[:, None])
-    m = jnp.sum(delta * (gram @ delta))
+    m = jnp.sum(delta * (gathered(gram, 1) @ delta))
     return jnp.where(m > 0, density + (1 - density) * v / jnp.where(m > 0, m, 1), 1)
 
 
