@@ -268,7 +268,7 @@ ROWS = [
         "quant.awq",
         ws.quant.awq,
         awq,
-        settings={"bits": 3, "group": 8},
+        settings={"bits": 3, "group": 2},
         **{**CALIBRATED, "sides": partial(statistics, names=("gram", "abs_mean"))},
     ),
     Row(
@@ -304,10 +304,9 @@ ROWS = [
         "quant.hqq",
         ws.quant.hqq,
         hqq,
-        settings={"bits": 3, "group": 8},
+        settings={"bits": 3, "group": 2},
         numeric={"p": 0.5, "beta": 3.0},
         matrices=True,
-        gathers=True,  # the law's devices have two inputs each, of groups of eight
         tolerance=1e-5,
     ),
     Row("quant.adadim", ws.quant.adadim, adadim, settings={"bits": 3, "group": 4, "symmetric": True}, **CALIBRATED),

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from wspace.core.axes import Axes, MatrixView, matrix_view
 from wspace.core.errors import ShapeError, SideTreeError
@@ -158,10 +159,26 @@ def leafwise(
 
 
 def over_stack(fn: Callable[..., Any], stacks: int) -> Callable[..., Any]:
-    """`fn` on matrices, mapped over leading stack axes."""
+    """`fn` on matrices, mapped over leading stack axes, which lie alike on a mesh."""
+    if not stacks:
+        return fn
     for _ in range(stacks):
         fn = jax.vmap(fn)
-    return fn
+    return lambda *given: fn(*_stacked_alike(given, stacks))
+
+
+def _stacked_alike(given: tuple[Any, ...], stacks: int) -> tuple[Any, ...]:
+    """Arrays, those among them whose stack axes are whole split as the others' are: with Explicit axes, vmap asks."""
+    leaves, structure = jax.tree.flatten(given)
+    at = [jax.typeof(x).sharding for x in leaves]
+    first = next((s for s in at if s.mesh.explicit_axes and any(s.spec[:stacks])), None)
+    if first is None:
+        return given
+    alike = [
+        jax.sharding.reshard(x, NamedSharding(first.mesh, PartitionSpec(*first.spec[:stacks], *s.spec[stacks:])))
+        for x, s in zip(leaves, at, strict=True)
+    ]
+    return tuple(jax.tree.unflatten(structure, alike))
 
 
 def matrixwise(

@@ -17,6 +17,7 @@ from wspace.core.typing import Array, Leaf
 from wspace.quant.amended import Amended, check_single, facts, inside
 from wspace.quant.clip import Scale
 from wspace.quant.formats import Format
+from wspace.quant.grid import blocks, unblocked
 from wspace.quant.qtensor import QTensor
 from wspace.quant.rtn import rtn
 from wspace.stats.sharding import alike, gathered
@@ -41,16 +42,12 @@ class Turned(Amended):
 
 def tiles_turned(x: Array, tile: int) -> Array:
     """x `[..., in, out]` with its tiles of `tile` inputs and outputs transposed, each in its place."""
-    *stack, inputs, outputs = x.shape
-    tiles = x.reshape(*stack, inputs // tile, tile, outputs // tile, tile)
-    return jnp.swapaxes(tiles, -3, -1).reshape(x.shape)
+    return unblocked(jnp.swapaxes(blocks(x, x.shape[-2] // tile, x.shape[-1] // tile), -3, -1))
 
 
 def scales_turned(x: Array, tile: int) -> Array:
     """Scales `[..., in, out/tile]` of groups of outputs as those `[..., in/tile, out]` of the turned matrix."""
-    *stack, inputs, groups = x.shape
-    tiles = x.reshape(*stack, inputs // tile, tile, groups)
-    return jnp.swapaxes(tiles, -2, -1).reshape(*stack, inputs // tile, groups * tile)
+    return unblocked(jnp.swapaxes(blocks(x, x.shape[-2] // tile, x.shape[-1]), -3, -1))
 
 
 @jax.jit

@@ -150,8 +150,8 @@ def scaled_inputs(w: Array, scale: Array, then: Transform, ctx: Context) -> PerI
     for name in {"abs_mean", "abs_max", "mean"} & sides.keys():
         sides[name] = per_input(ctx, name, w) / scale
     if sides.get("gram") is not None:
-        gram = gram_of(ctx, w)
-        sides["gram"] = gram / (scale[..., None] * scale[..., None, :])
+        gram, whole = gram_of(ctx, w), gathered(scale, -1)
+        sides["gram"] = gram / (whole[..., None] * whole[..., None, :])
     inner = inside(ctx)._replace(sides=sides)
     leaf = ctx.view().from_matrix(w * scale[..., None])
     return PerInput(then.apply((leaf,), inner), 1 / scale, **facts(ctx))

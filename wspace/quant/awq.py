@@ -56,8 +56,8 @@ def awq_array(
     stride = 1 if first is None else w.shape[1] // first
     if stride > 1 and steps > BEST and block.width == 1 and not grid.whole and shards(w, -1) == 1:
         ratios = ratios[jnp.argsort(errors(w[:, ::stride], ratios))[:BEST]]
-    found = errors(w, ratios)
-    return input_scales(size, ratios[jnp.argmin(found)])
+    least = jnp.arange(len(ratios)) == jnp.argmin(errors(w, ratios))
+    return input_scales(size, jnp.sum(jnp.where(least, ratios, 0)))  # an index would ask where it lies on a mesh
 
 
 def awq(
@@ -78,7 +78,7 @@ def awq(
 
     The division is kept in the node. To have none, fold the scales into the layer before: see `awq_element`.
 
-    Sharding: as of `gptq`.
+    Sharding: as of `gptq`; of the solver, too, and `rtn` refuses a group that spans devices on Explicit axes.
 
     Args:
       bits, group, symmetric, grid: as of `rtn`; the paper's are 4 or 3 bits, groups of 128, asymmetric. Static.
@@ -112,10 +112,10 @@ def awq(
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> PerInput:
         leaf = ctx.view().to_matrix(leaves[0])
-        block = block_of(leaf, group, ctx.spec.path)
-        gram, size = gathered(gathered(gram_of(ctx, leaf), -1), -2), gathered(per_input(ctx, "abs_mean", leaf), -1)
-        search = partial(awq_array, grid=chosen, block=block, steps=steps)
-        found = over_stack(search, ctx.view().stacks)(gathered(leaf, -2), gram, size)
+        w, gram = gathered(leaf, -2), gathered(gathered(gram_of(ctx, leaf), -1), -2)
+        size = gathered(per_input(ctx, "abs_mean", leaf), -1)
+        search = partial(awq_array, grid=chosen, block=block_of(w, group, ctx.spec.path), steps=steps)
+        found = over_stack(search, ctx.view().stacks)(w, gram, size)
         return scaled_inputs(leaf, alike(found, per_input(ctx, "abs_mean", leaf)), solver, ctx)
 
     return leafwise("awq", apply, needs=frozenset({"gram", "abs_mean"}) | solver.needs)

@@ -89,7 +89,7 @@ def gptaq(
         leaf = view.to_matrix(leaves[0])
         w = gathered(leaf, -2)
         gram, cross = (gathered(gathered(gram_of(ctx, leaf, side), -1), -2) for side in ("gram", "cross"))
-        solve = partial(gptaq_array, grid=chosen, block=block_of(leaf, group, ctx.spec.path), how=how)
+        solve = partial(gptaq_array, grid=chosen, block=block_of(w, group, ctx.spec.path), how=how)
         run = over_stack(lambda w, gram, cross: solve(w, gram, cross, strength, damp), view.stacks)
         codes, scales = run(w, gram, cross)
         return qtensor(alike(codes, leaf), chosen, scales, ctx)

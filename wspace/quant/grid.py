@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from wspace.core.errors import ShapeError, WspaceError
 from wspace.core.typing import Array
 from wspace.stats.groups import check_group
-from wspace.stats.sharding import shards
+from wspace.stats.sharding import explicit, gathered, shards
 
 Scales: TypeAlias = Mapping[str, Array]
 Group: TypeAlias = int | Literal["tensor"] | tuple[int | None, int | None] | None
@@ -108,13 +108,13 @@ def fit(w: Array, grid: Grid, block: Block, shrink: Array | float = 1.0) -> dict
 @partial(jax.jit, static_argnames="grid")
 def encode(w: Array, grid: Grid, scales: Scales) -> Array:
     """The nearest codes `[..., in, out]`."""
-    return unblocked(grid.encode(_like(w, scales), _widened(scales, w.ndim)))
+    return _beside(unblocked(grid.encode(_like(w, scales), _widened(scales, w.ndim))), w)
 
 
 @partial(jax.jit, static_argnames="grid")
 def decode(codes: Array, grid: Grid, scales: Scales) -> Array:
     """The weights that codes stand for, `[..., in, out]` in the dtype of the scales."""
-    return unblocked(grid.decode(_like(codes, scales), _widened(scales, codes.ndim)))
+    return _beside(unblocked(grid.decode(_like(codes, scales), _widened(scales, codes.ndim))), codes)
 
 
 def rounded(w: Array, grid: Grid, scales: Scales) -> Array:
@@ -125,7 +125,7 @@ def rounded(w: Array, grid: Grid, scales: Scales) -> Array:
 @partial(jax.jit, static_argnames="grid")
 def straight(w: Array, grid: Grid, scales: Scales) -> Array:
     """The same, with straight-through gradients to w and to the scales."""
-    return unblocked(grid.straight(_like(w, scales), _widened(scales, w.ndim)))
+    return _beside(unblocked(grid.straight(_like(w, scales), _widened(scales, w.ndim))), w)
 
 
 @partial(jax.jit, static_argnames="grid")
@@ -198,11 +198,20 @@ def _like(x: Array, scales: Scales) -> Array:
     return blocks(x, down, across)
 
 
+def _beside(x: Array, y: Array) -> Array:
+    """x where y of the same shape lies, though blocks that span devices were brought together."""
+    sharding = explicit(y)
+    return x if sharding is None else jax.sharding.reshard(x, sharding)
+
+
 def _split(x: Array, axis: int, parts: int) -> Array:
-    """One axis as two, `parts` first. Where one of them is 1 nothing moves, on any sharding."""
+    """One axis as two, `parts` first. Where one of them is 1 nothing moves, on any sharding; parts that span devices
+    are brought together."""
     size = x.shape[axis]
     if parts in (1, size):
         return jnp.expand_dims(x, axis + (parts == size))
+    if parts % shards(x, axis):
+        x = gathered(x, axis)
     return jnp.reshape(x, (*x.shape[:axis], parts, size // max(parts, 1), *x.shape[axis + 1 :]))
 
 

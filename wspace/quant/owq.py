@@ -115,7 +115,7 @@ def owq(
         if keep > leaf.shape[-2]:
             raise ShapeError(f"{ctx.spec.path} has {leaf.shape[-2]} inputs, of which keep={keep} can't be kept")
         w, gram = gathered(leaf, -2), gathered(gathered(gram_of(ctx, leaf), -1), -2)
-        solve = partial(owq_array, grid=chosen, block=block_of(leaf, group, ctx.spec.path), keep=keep, how=how)
+        solve = partial(owq_array, grid=chosen, block=block_of(w, group, ctx.spec.path), keep=keep, how=how)
         found = over_stack(lambda w, gram: solve(w, gram, damp), view.stacks)(w, gram)
         base = qtensor(alike(found.codes, leaf), chosen, found.scales, inside(ctx))
         rows, index = narrow(found.rows, ctx.spec.dtype), positions(found.at, leaf.shape[-2])
