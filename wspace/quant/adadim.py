@@ -17,9 +17,9 @@ from wspace.core.typing import Array, Leaf
 from wspace.quant.amended import Amended, check_single, facts, inside
 from wspace.quant.clip import Scale
 from wspace.quant.formats import Format
-from wspace.quant.grid import blocks, unblocked
 from wspace.quant.qtensor import QTensor
 from wspace.quant.rtn import rtn
+from wspace.stats.groups import grouped, ungrouped
 from wspace.stats.sharding import alike, gathered
 from wspace.stats.side_gram import gram_of
 
@@ -42,12 +42,16 @@ class Turned(Amended):
 
 def tiles_turned(x: Array, tile: int) -> Array:
     """x `[..., in, out]` with its tiles of `tile` inputs and outputs transposed, each in its place."""
-    return unblocked(jnp.swapaxes(blocks(x, x.shape[-2] // tile, x.shape[-1] // tile), -3, -1))
+    tiles = grouped(x, tile)
+    tiles = jnp.reshape(tiles, (*tiles.shape[:-1], x.shape[-1] // tile, tile))  # one axis at a time, as on a mesh
+    turned = jnp.swapaxes(tiles, -3, -1)
+    return ungrouped(jnp.reshape(turned, (*turned.shape[:-2], x.shape[-1])))
 
 
 def scales_turned(x: Array, tile: int) -> Array:
     """Scales `[..., in, out/tile]` of groups of outputs as those `[..., in/tile, out]` of the turned matrix."""
-    return unblocked(jnp.swapaxes(blocks(x, x.shape[-2] // tile, x.shape[-1]), -3, -1))
+    turned = jnp.swapaxes(grouped(x, tile), -2, -1)
+    return jnp.reshape(turned, (*turned.shape[:-2], x.shape[-1] * tile))
 
 
 @jax.jit
