@@ -35,7 +35,8 @@ demo: $(VENV)/.has-runtime ## install the runtime and run the main job: train, m
 	$(BIN)/wspace run configs/quickstart.py $(OUT) --overwrite
 
 test: $(VENV)/.has-dev $(VENV)/.has-minilm lint ## lint, types, doctests, README, notebooks and every test
-	$(BIN)/python -m pytest --nbmake wspace kernels tests $(NOTEBOOKS)
+	HURRY=1 $(BIN)/python -m pytest tests
+	HURRY=0 $(BIN)/python -m pytest --nbmake wspace kernels tests $(NOTEBOOKS)
 
 # What a change to a method or to the core breaks first; ROOM=merge adds that room's own tests and doctests.
 QUICK = tests/core tests/test_style.py $(patsubst %,tests/laws/test_%.py,structure truth families meta folds)

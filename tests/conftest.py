@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import gc
 import os
+from importlib.metadata import version
 from pathlib import Path
 
-# Our programs are small: compiled in one piece each, not split for parallel work, they take an eighth less time.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_cpu_parallel_codegen_split_count=1"
+# Our programs are small: compiled in one piece each, not split for parallel work, they take an eighth less time. In a
+# hurry (below) LLVM doesn't optimize them, which takes longer than they run, and XLA's older emitter of loops, where it
+# is still there, writes them: half the time.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8 --xla_cpu_parallel_codegen_split_count=1",
+        "--xla_backend_optimization_level=0" * (os.environ.get("HURRY") == "1"),
+        "--xla_cpu_use_fusion_emitters=false" * (os.environ.get("HURRY") == "1" and version("jaxlib")[:5] == "0.10."),
+    ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -35,28 +42,38 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("wspace")
 
-# Rooms whose tests compare no bits with what is compiled otherwise do without LLVM's optimizer: it takes longer than
-# their programs run.
+# `make test` has two parts. HURRY=1: the tests that compare no bits, in a hurry. HURRY=0: all others, compiled as for
+# users. Without HURRY every test is collected, and compiled as for users.
+HURRY = os.environ.get("HURRY")
 HURRIED = (
-    "app/test_learned app/test_pod average calibrate init interpolate match measure optim quant reparam stats trace"
+    "app/test_learned app/test_pod average calibrate init interpolate kernels laws match measure merge optim prune "
+    "quant reparam stats trace"
 ).split()
-hurries: list[bool] = [False]  # of the modules so far
+EXACT = (
+    "kernels/test_merge_many laws/test_folds laws/test_stream merge/test_mergekit_numbers".split()
+)  # though their rooms hurry
+
+gc.set_threshold(20_000, 20, 20)  # hardly one of the many objects that jax makes is garbage
 compiled: list[float] = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: compiled.append(seconds) if event.endswith("backend_compile_duration") else None
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def programs(request: pytest.FixtureRequest) -> None:
-    """Lets programs go that were compiled the other way, and when they are many.
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Whether a file belongs to the other part of `make test`."""
+    if HURRY is None or not collection_path.is_file():
+        return None
+    top, *within = collection_path.relative_to(Path(__file__).parents[1]).with_suffix("").parts
+    module = "/".join(within[:2])
+    hurries = top == "tests" and module not in EXACT and not {*within[:1], module}.isdisjoint(HURRIED)
+    return True if hurries != (HURRY == "1") else None
 
-    Linux lets a process map 65 530 pieces of memory, and a program takes 6.
-    """
-    path = request.path.relative_to(Path(__file__).parent)
-    hurries.append(not {path.parts[0], str(path.with_suffix(""))}.isdisjoint(HURRIED))
-    jax.config.update("jax_disable_most_optimizations", hurries[-1])
-    if len(compiled) > 4000 or hurries[-1] != hurries[-2]:
+
+@pytest.fixture(autouse=True, scope="module")
+def programs() -> None:
+    """Lets programs go when they are many: Linux lets a process map 65 530 pieces of memory, and a program takes 6."""
+    if len(compiled) > 4000:
         compiled.clear()
         jax.clear_caches()
         gc.collect()

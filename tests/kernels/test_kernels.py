@@ -20,7 +20,6 @@ from wspace_kernels.case import Case
 from wspace_kernels.dispatch import target
 
 import wspace.kernels
-from tests.hurry import hurried
 from tests.kernels.operations import CASES, OPERATIONS, case_of, compiling_for, names, with_slopes
 from wspace.core.errors import WspaceError
 
@@ -34,7 +33,7 @@ def with_cases(wanted: Callable[[Case], Any]) -> Any:
 
 @cache
 def making(op: str, case: str) -> Callable[[Any], Any]:
-    return hurried(case_of(op, case).make, jax.random.key(0))
+    return jax.jit(case_of(op, case).make)
 
 
 @cache
@@ -54,7 +53,7 @@ def truth(op: str, case: str, seed: int = 0) -> Any:
 def run(fn: Callable[[Any], Any], given: Any, name: str) -> Any:
     """By an implementation, whose kernels are interpreted."""
     with target("cpu" if name == "ref" else name, interpret=True):
-        return hurried(fn, given)(given)
+        return jax.jit(fn)(given)
 
 
 @cache

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import wspace as ws
-from tests.hurry import HURRY
 from tests.rows import ROWS, Row
 from wspace.app.catalog import SMOOTH, Method, catalog
 
@@ -65,12 +64,12 @@ def test_gradients_are_finite_differences_and_a_sweep_is_a_loop(row: Row) -> Non
         def scalar(x: Any) -> Any:
             return function(jax.tree.unflatten(order, list(x)))
 
-        together = jax.jit(jax.vmap(jax.value_and_grad(scalar)), compiler_options=HURRY)
+        together = jax.jit(jax.vmap(jax.value_and_grad(scalar)))
         values, slopes = (np.asarray(x) for x in together(np.array([*points, *beside])))
         wanted = -np.diff(values[len(points) :].reshape(-1, 2))[:, 0] / (2 * STEP)
         assert np.isfinite(slopes).all()
         np.testing.assert_allclose(slopes[0][smooth], wanted, rtol=1e-6, atol=1e-7 * np.abs(values).max())
-        alone = jax.jit(scalar, compiler_options=HURRY)
+        alone = jax.jit(scalar)
         np.testing.assert_allclose(values[: len(points)], [alone(x) for x in points], rtol=1e-10, atol=1e-10)
 
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.hurry import HURRY
 from tests.rows import ROWS, Row, close, weights
 
 
@@ -27,6 +26,6 @@ def test_a_compiled_vmap_equals_eager_calls(row: Row) -> None:
         return row.transform()(*trees, **sides, **fixed)
 
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs), (both[0][0], sides[0]), (both[1][0], sides[1]))
-    mapped = jax.jit(jax.vmap(run), compiler_options=HURRY)(*stacked)
+    mapped = jax.jit(jax.vmap(run))(*stacked)
     for k, alone in enumerate((row.result, run(both[1][0], sides[1]))):
         close(jax.tree.map(lambda x, k=k: x[k], mapped), weights(alone), row.tolerance)

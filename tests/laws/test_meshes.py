@@ -18,7 +18,6 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import wspace as ws
-from tests.hurry import HURRY
 
 MESHES = [((8,), AxisType.Explicit), ((4, 2), AxisType.Auto), ((2, 2, 2), AxisType.Explicit)]
 NAMES = ("model", "data", "expert")
@@ -94,7 +93,7 @@ def test_the_result_lies_as_the_input_and_is_that_of_one_device(
     given = {k: put(v, where if k == "base" else stacked(where)) for k, v in sides.items() if k != "key"}
     given |= {k: jax.device_put(v, NamedSharding(mesh, P())) for k, v in sides.items() if k == "key"}
     with jax.set_mesh(mesh):
-        program = jax.jit(lambda trees, sides: t(*trees, **sides)).lower(trees, given).compile(HURRY)
+        program = jax.jit(lambda trees, sides: t(*trees, **sides)).lower(trees, given).compile()
         out = program(trees, given)
         found = ws.materialize(out)
     leaves = map(jax.tree.leaves, (found, alone(name), trees[0]))
@@ -120,7 +119,7 @@ def test_an_optimizer_keeps_shardings_and_gathers_nothing(sizes: tuple[int, ...]
         return optax.apply_updates(params, updates)
 
     with jax.set_mesh(mesh):
-        program = jax.jit(step).lower(params, grads).compile(HURRY)
+        program = jax.jit(step).lower(params, grads).compile()
         found = program(params, grads)
     assert "all-gather" not in program.as_text()
     leaves = map(jax.tree.leaves, (found, step(tree(0), tree(1)), params))

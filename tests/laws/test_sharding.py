@@ -15,7 +15,6 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tests.hurry import HURRY
 from tests.rows import ROWS, Row, close, weights
 
 
@@ -60,7 +59,7 @@ def test_output_sharding_is_input_sharding(row: Row, case: Case) -> None:
     trees, given = row.example()
     trees, given = placed(trees, mesh), placed(given, mesh)
     with jax.set_mesh(mesh):
-        compiled = jax.jit(lambda trees, given: row.transform()(*trees, **given)).lower(trees, given).compile(HURRY)
+        compiled = jax.jit(lambda trees, given: row.transform()(*trees, **given)).lower(trees, given).compile()
         out = compiled(trees, given)
     close(out, weights(row.result), row.tolerance)
     for name in ("dense", "layers"):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import wspace as ws
-from tests.hurry import hurried
 from wspace.average import karcher, model_stock
 from wspace.core.errors import WspaceError
 from wspace.interpolate import multislerp, nuslerp
@@ -49,7 +48,7 @@ def run(t: ws.Transform, base: Any, *models: Any) -> np.ndarray:
     sides = {"base": {"w": jnp.asarray(base)}} if "base" in t.needs else {}
     key = {"key": jax.random.key(0)} if "key" in t.needs else {}
     given = [{"w": jnp.asarray(m)} for m in models], sides | key
-    return np.asarray(hurried(lambda trees, sides: t(*trees, **sides), *given)(*given)["w"])
+    return np.asarray(jax.jit(lambda trees, sides: t(*trees, **sides))(*given)["w"])
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,)])
@@ -109,6 +108,6 @@ def test_gradients_are_finite_where_models_are_equal_or_zero(name: str) -> None:
         return jnp.sum(t(*({"w": x},) * n, **sides)["w"])
 
     ones = jnp.ones((2, 3))
-    slope = hurried(jax.grad(whole), ones, ones)
+    slope = jax.jit(jax.grad(whole))
     for w in (ones, jnp.zeros((2, 3))):
         assert np.isfinite(slope(w, w)).all()
