@@ -16,6 +16,9 @@ from safetensors.numpy import save_file
 
 from tests.app import llama
 from wspace.app.cli import main
+from wspace.app.execute import open_recipe
+from wspace.app.load import load
+from wspace.app.resume import resume_key
 from wspace.app.tokenizer import read_tokenizer
 from wspace.core.errors import FormatError
 from wspace.io import open_checkpoint
@@ -93,6 +96,25 @@ def test_new_tokens_are_written_in_every_file_that_names_them(here: Path) -> Non
     np.testing.assert_allclose(embedding[20], theirs[20], rtol=1e-6)  # in one model only: that row in both
     assert not embedding[21].any()
     assert main(["verify", "out", "--quiet"]) == 0
+
+
+def test_a_run_with_another_tokenizer_is_another_run(here: Path) -> None:
+    """It takes other rows, though the checkpoints are the same."""
+
+    def key() -> str | None:
+        return resume_key(open_recipe(load("r.yml"), lambda label: lambda *told: None), bare=True)[0]
+
+    for name, seed in (("a", 1), ("b", 2)):
+        llama.folder(here / name, seed)
+    (here / "r.yml").write_text(UNION + "tokenizer_source: union")
+    before = key()
+    assert before is not None and key() == before
+    found = json.loads((here / "b" / "tokenizer.json").read_text())
+    vocabulary = found["model"]["vocab"]
+    first, second, *_ = [token for token, i in vocabulary.items() if i > 5]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (here / "b" / "tokenizer.json").write_text(json.dumps(found))
+    assert key() != before
 
 
 def test_an_ordinary_run_leaves_the_tokenizer_to_the_byte(here: Path) -> None:

@@ -12,6 +12,7 @@ import jax
 
 import wspace
 from wspace.app.sources import Adapter, Folder, Perturbed
+from wspace.app.vocabulary import Reindexed
 from wspace.core.identity import Unknowable, Written, identity
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ def resume_key(job: Opened, bare: bool) -> tuple[str | None, str]:
     files = {name: replace(s, place="") for name, s in recipe.sources.items() if isinstance(s, _FILES)}
     arrays = {name: _values(w.source) for name, w in job.sources.items() if isinstance(w.source, dict)}
     sides = {name: s if isinstance(s, str) else _values(s) for name, s in recipe.sides.items()}
+    rows = {name: w.source.rows for name, w in job.sources.items() if isinstance(w.source, Reindexed)}  # by tokenizers
     inputs = [checkpoint.identity() for w in job.sources.values() for checkpoint in w.checkpoints]
     asked = (job.work.models, job.work.base, recipe.merges, recipe.mismatch, recipe.allow_nonfinite, bare)
     versions = [wspace.__version__, *(version(name) for name in ("jax", "numpy", "ml_dtypes"))]
     try:
-        text = Written().of((identity(job.ready), files, arrays, sides, inputs, asked, versions))
+        text = Written().of((identity(job.ready), files, arrays, sides, rows, inputs, asked, versions))
     except Unknowable as problem:
         return None, str(problem)
     return hashlib.sha256(text.encode()).hexdigest(), ""
