@@ -98,7 +98,9 @@ def _plan(arguments: argparse.Namespace, console: Console) -> int:
         cost = forecast(job, table)
     show(console, Cells(PLAN, table.cells()), "Plan")
     console.print(escape(table.summary()))
-    said = " (seconds: an estimate from a small sample, of this machine with nothing else to do)" if cost.seconds else ""
+    said = (
+        " (seconds: an estimate from a small sample, of this machine with nothing else to do)" if cost.seconds else ""
+    )
     console.print(f"a run: {cost.text()}{said}")
     if arguments.mesh is not None:
         console.print(escape(per_device(job, arguments.mesh)))
