@@ -54,30 +54,40 @@ def between(w: Array, grid: Grid, scales: Scales) -> tuple[Array, Array, Array]:
     return low, high, jnp.where(one, 0.5, jnp.clip((w - low) / jnp.where(one, 1, high - low), 0, 1))
 
 
-@implicit
-class AdaRound(Rounding):
-    """learned v: low + h(v) (high - low). settings: weight, warmup, beta_first, beta_last, of the penalty."""
+class UpOrDown(Rounding):
+    """Each weight goes to one of its two neighbours on the grid; until then it is low + share (high - low)."""
 
     relaxed = True
+
+    def share(self) -> Array:
+        """How far up each weight is, 0..1."""
+        raise TypeError(f"{type(self).__name__} does not define share()")
+
+    def soft(self) -> Array:
+        low, high, _ = between(self.w, self.grid, self.scales)
+        return low + self.share() * (high - low)
+
+    def hard(self) -> tuple[Array, Scales]:
+        low, high = neighbours(self.w, self.grid, self.scales)
+        return jnp.where(self.share() >= 0.5, high, low), self.scales
+
+
+@implicit
+class AdaRound(UpOrDown):
+    """learned v: the share is h(v). settings: weight, warmup, beta_first, beta_last, of the penalty."""
 
     @classmethod
     def begin(cls, w: Array, grid: Grid, scales: Scales, settings: Scales) -> Learned:
         return {"v": unrectified(between(w, grid, scales)[2])}
 
-    def soft(self) -> Array:
-        low, high, _ = between(self.w, self.grid, self.scales)
-        return low + rectified_sigmoid(self.learned["v"]) * (high - low)
-
-    def hard(self) -> tuple[Array, Scales]:
-        low, high = neighbours(self.w, self.grid, self.scales)
-        return jnp.where(rectified_sigmoid(self.learned["v"]) >= 0.5, high, low), self.scales
+    def share(self) -> Array:
+        return rectified_sigmoid(self.learned["v"])
 
     def penalty(self, t: Array) -> Array:
         s, t = self.settings, t.astype(self.w.dtype)
         beta = annealed_beta(t, s["warmup"], s["beta_first"], s["beta_last"])
         on = jnp.where(t >= s["warmup"], s["weight"], 0)
-        h = rectified_sigmoid(self.learned["v"])
-        return jnp.sum(on * undecided(h, beta))
+        return jnp.sum(on * undecided(self.share(), beta))
 
 
 def adaround(

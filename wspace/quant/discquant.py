@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from wspace.core.implicit import implicit
 from wspace.core.transform import Transform
 from wspace.core.typing import Array
-from wspace.quant.adaround import between
+from wspace.quant.adaround import UpOrDown, between
 from wspace.quant.clip import Scale
 from wspace.quant.formats import Format
-from wspace.quant.grid import Grid, Group, Scales, neighbours
+from wspace.quant.grid import Grid, Group, Scales
 from wspace.quant.layerwise import ADAM, Optimizer, Plan, layerwise, linear
-from wspace.quant.rounding import Learned, Rounding
+from wspace.quant.rounding import Learned
 
 
 @partial(jax.custom_vjp)
@@ -36,23 +36,15 @@ slope_bounded.defvjp(_forward, _backward)
 
 
 @implicit
-class DiscQuant(Rounding):
-    """learned x `[in, out]` in 0..1: low + x (high - low). settings: rho, clamp."""
-
-    relaxed = True
+class DiscQuant(UpOrDown):
+    """learned x `[in, out]`: the share. settings: rho, clamp."""
 
     @classmethod
     def begin(cls, w: Array, grid: Grid, scales: Scales, settings: Scales) -> Learned:
         return {"x": between(w, grid, scales)[2]}
 
-    def soft(self) -> Array:
-        low, high, _ = between(self.w, self.grid, self.scales)
-        x = slope_bounded(self.learned["x"], self.settings["clamp"] / self.settings["rho"])
-        return low + x * (high - low)
-
-    def hard(self) -> tuple[Array, Scales]:
-        low, high = neighbours(self.w, self.grid, self.scales)
-        return jnp.where(self.learned["x"] >= 0.5, high, low), self.scales
+    def share(self) -> Array:
+        return slope_bounded(self.learned["x"], self.settings["clamp"] / self.settings["rho"])
 
     def penalty(self, t: Array) -> Array:
         y = between(self.w, self.grid, self.scales)[2]
