@@ -6,6 +6,8 @@ import inspect
 import runpy
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import wspace as ws
@@ -61,3 +63,16 @@ def test_blocks_are_quantized_and_bits_are_those_of_codes_and_scales() -> None:
         name for name, w in params.items() if w.ndim == 2
     }
     assert CONFIG["encoder_bits"](made) == 3 + 32 / 32
+
+
+def test_activations_of_a_linear_layer_go_through_its_entries() -> None:
+    rng = np.random.default_rng(1)
+    own = {name: x for name, x in minilm.shapes().items() if name.startswith("encoder.layer.0.attention.self")}
+    step, part = minilm.blocks({name: rng.standard_normal(x.shape, np.float32) / 20 for name, x in own.items()})[0]
+    state = (jnp.asarray(rng.standard_normal((1, 3, minilm.WIDTH)), jnp.float32), jnp.ones((1, 3), bool))
+    run = jax.jit(lambda part: step(part, state)[1])
+    plain, rounded = run(part), CONFIG["Rounded"](None, None, "int8")
+    off = np.abs(run(part | {f"attention.self.{name}.input": rounded for name in ("query", "key", "value")}) - plain)
+    assert 0 < off.max() < 0.02 * np.abs(plain).max()
+    few = run(part | {"attention.self.value.output": CONFIG["Cached"](2, 32)})
+    assert 0.02 < np.abs(few - plain).max() / np.abs(plain).max() < 0.5

@@ -81,7 +81,8 @@ def encode(params: Params, ids: np.ndarray | jax.Array, mask: np.ndarray | jax.A
 
     Args:
       params: flat dict with Hugging Face's names; linear weights are `[out, in]`. Computed in f32 whatever the dtype
-        of the leaves; `position_ids` and the pooler are not read.
+        of the leaves; `position_ids` and the pooler are not read. A linear layer may have two more entries, "input" and
+        "output" beside its "weight": callable pytrees, through which its activations go, such as to be rounded.
       ids: int32 [n, length], length at most 512.
       mask: bool [n, length], at least one True in a row.
     Returns:
@@ -179,7 +180,13 @@ def _leaf(params: Params, name: str) -> jax.Array:
 
 
 def _linear(params: Params, x: jax.Array, name: str) -> jax.Array:
-    return x @ _leaf(params, f"{name}.weight").T + _leaf(params, f"{name}.bias")[None, None]
+    entries: Mapping[str, Any] = params
+    seen, given = (entries.get(f"{name}.{side}", _as_it_is) for side in ("input", "output"))
+    return given(seen(x) @ _leaf(params, f"{name}.weight").T + _leaf(params, f"{name}.bias")[None, None])
+
+
+def _as_it_is(x: jax.Array) -> jax.Array:
+    return x
 
 
 def _norm(params: Params, x: jax.Array, name: str) -> jax.Array:
