@@ -94,9 +94,10 @@ def loopback(line: list[str], count: int, devices: int = 2) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"  # the last one counts
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, *line, "--coordinator", address, "--process"]
-    children = [subprocess.Popen([*command, f"{k}/{count}"], env=os.environ | flags) for k in range(count)]
+    children = [subprocess.Popen([*command, f"{k}/{count}"], env=environment) for k in range(count)]
     end = time.monotonic() + LIMIT
     try:
         while any(child.poll() is None for child in children) and time.monotonic() < end:

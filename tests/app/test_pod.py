@@ -41,10 +41,9 @@ def ran(killed: tuple[Path, list[int], list[str]]) -> Path:
 
 
 def launched(folder: Path, *words: str) -> list[int]:
-    """Exit codes of the processes; they compile as conftest has it for this one."""
+    """Exit codes of the processes; they take XLA's flags from this one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'kernels'}")
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         return list(JOBS["loopback"]([str(ROOT / "tests/app/pod.py"), str(folder), *words], PROCESSES))
 
 
