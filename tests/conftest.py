@@ -49,9 +49,8 @@ HURRIED = (
     "app/test_learned app/test_pod average calibrate init interpolate kernels laws match measure merge optim prune "
     "quant reparam stats trace"
 ).split()
-EXACT = (
-    "kernels/test_merge_many laws/test_folds laws/test_stream merge/test_mergekit_numbers".split()
-)  # though their rooms hurry
+# Though their rooms hurry:
+EXACT = "kernels/test_merge_many laws/test_folds laws/test_stream merge/test_mergekit_numbers".split()
 
 gc.set_threshold(20_000, 20, 20)  # hardly one of the many objects that jax makes is garbage
 compiled: list[float] = []
