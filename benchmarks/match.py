@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import wspace as ws
 from benchmarks.measured import write
-from tests.trace.layers import normal, rms_norm, tokens
-from tests.trace.transformers import LLAMA, llama_block, zeros
+from tests.trace.layers import drawn, rms_norm, tokens
+from tests.trace.transformers import LLAMA, llama_block
 from wspace.match.gains import Pair
 
 Net = dict[str, jax.Array]
@@ -154,8 +154,8 @@ def tracing(layers: int) -> None:
         return rms_norm(p["norm"], x) @ p["head"]
 
     forms = {
-        "scan": (scan, normal(zeros({**ends, "layers": {k: (layers, *s) for k, s in LLAMA.items()}}))),
-        "loop": (loop, normal(zeros({**ends, "layers": [LLAMA] * layers}))),
+        "scan": (scan, drawn({**ends, "layers": {k: (layers, *s) for k, s in LLAMA.items()}})),
+        "loop": (loop, drawn({**ends, "layers": [LLAMA] * layers})),
     }
     for name, (apply, params) in forms.items():
         seconds, axes = timed(lambda: ws.trace.axes(apply, params, tokens(6)))  # noqa: B023
