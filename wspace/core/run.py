@@ -197,8 +197,8 @@ def _on_shapes(ready: Ready, weigh: bool) -> Ready:
     with _precision(work):
         found = _traced(ready, given)
         if found is not None:
-            kinds = {id(x): held(x) for x in found.values()} if costs is not None else {}
             if costs is not None:
+                kinds = {kind: held(x) for kind, x in {id(x): x for x in found.values()}.items()}
                 costs |= {path: kinds[id(x)] for path, x in found.items()}
             made, closed = {path: x.made for path, x in found.items()}, {path: x.closed for path, x in found.items()}
             return ready._replace(made=made, costs=costs or {}, closed=closed)

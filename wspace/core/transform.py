@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from wspace.core.axes import Axes, MatrixView, matrix_view
@@ -194,6 +195,9 @@ def matrixwise(
     return leafwise(name, apply, needs=needs | (frozenset() if side is None else {side}))
 
 
+_fold_in = jax.jit(jax.random.fold_in)  # one program; by itself it is a dozen
+
+
 @overload
 def leaf_key(key: None, path: str) -> None: ...
 @overload
@@ -207,7 +211,7 @@ def leaf_key(key: Array | None, path: str) -> Array | None:
     """
     if key is None:
         return None
-    return jax.random.fold_in(key, zlib.crc32(path.replace(".", "/").encode()))
+    return _fold_in(key, np.uint32(zlib.crc32(path.replace(".", "/").encode())))
 
 
 def check_arity(t: Transform, trees: int) -> None:
