@@ -63,6 +63,20 @@ act_order, asymmetric. bits: true bits a weight.
     signround                                        0.400  0.521  0.9283  4.09
     flexround                                        0.393  0.516  0.9526  4.09
     qep + gptq*       0.392  0.511  0.9195  3.07     0.402  0.524  0.9707  4.09
+    quantease, 1 % outliers                          0.401  0.521  0.9601  4.73
+    quantease, from gptq*                            0.381  0.513  0.9643  4.09
+    gptq                                             0.398  0.521  0.9201  4.00
+    gptq, act_order                                  0.392  0.517  0.9378  4.00
+    gptq, act_order, mse                             0.389  0.515  0.9566  4.00
+    rotated gptq*                                    0.396  0.526  0.9661  4.16
+    awq + gptq                                       0.388  0.514  0.9609  4.16
+    owq, 8 kept                                      0.383  0.516  0.9628  4.59
+    adaquant, inputs and biases too                  0.394  0.518  0.9251  4.09
+    adaquant                                         0.374  0.506  0.9377  4.09
+    rtn, mse                                         0.386  0.507  0.8820  4.00
+    rtn, asymmetric                                  0.370  0.498  0.8916  4.09
+    smoothquant                                      0.371  0.493  0.8393  4.06
+    bias correction                                  0.358  0.486  0.8405  4.00
 
 At 2 bits, group 32, qep + gptq* has 0.364, 0.488, 0.8583. From 6 bits on nothing is left to gain over rounding; floats
 and nf4 do better than int4 before gptq, not after it. Learning the rounding of single layers (adaround, signround,
