@@ -45,7 +45,7 @@ check: $(VENV)/.has-dev lint ## the quick part of `make test`, for while you wor
 	$(BIN)/python -m pytest -m "not slow" $(QUICK) $(if $(ROOM),tests/$(ROOM) wspace/$(ROOM))
 
 meshes: $(VENV)/.has-dev ## every method on every kind of mesh, sharded in every way; long
-	EVERY_MESH=1 $(BIN)/python -m pytest tests/laws/test_sharding.py
+	EVERY_MESH=1 HURRY=1 $(BIN)/python -m pytest tests/laws/test_sharding.py
 
 lint: $(VENV)/.has-dev ## ruff and mypy
 	$(BIN)/ruff check

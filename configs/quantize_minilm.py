@@ -55,8 +55,8 @@ act_order, asymmetric. bits: true bits a weight.
     awq clipped                                      0.379  0.503  0.9340  4.16
     hqq                                              0.393  0.516  0.8834  5.00
     quantease         0.382  0.504  0.8774  3.07     0.387  0.514  0.9524  4.09
-    rotated gptq*     0.386  0.514  0.9281  3.13
-    owq, 8 kept       0.392  0.516  0.9008  3.57
+    rotated gptq*     0.386  0.514  0.9281  3.13     0.396  0.526  0.9661  4.16
+    owq, 8 kept       0.392  0.516  0.9008  3.57     0.383  0.516  0.9628  4.59
     spqr                                             0.396  0.522  0.9639  4.73
     gptaq                                            0.399  0.523  0.9642  4.09
     adaround                                         0.380  0.514  0.9261  4.09
@@ -68,9 +68,7 @@ act_order, asymmetric. bits: true bits a weight.
     gptq                                             0.398  0.521  0.9201  4.00
     gptq, act_order                                  0.392  0.517  0.9378  4.00
     gptq, act_order, mse                             0.389  0.515  0.9566  4.00
-    rotated gptq*                                    0.396  0.526  0.9661  4.16
     awq + gptq                                       0.388  0.514  0.9609  4.16
-    owq, 8 kept                                      0.383  0.516  0.9628  4.59
     adaquant, inputs and biases too                  0.394  0.518  0.9251  4.09
     adaquant                                         0.374  0.506  0.9377  4.09
     rtn, mse                                         0.386  0.507  0.8820  4.00
