@@ -24,8 +24,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measured import table, write
+from wspace.core.entries import entries_of
 from wspace.stats import kth_magnitude
-from wspace.stats.host_ranks import kth_of_words
+from wspace.stats.host_ranks import kth_largest
 
 SLOW = ("jnp.sort", "lax.top_k")  # seconds to minutes
 HEAD = ("leaf", *(names := ("host", "np.partition", "jit", *SLOW, "bound")), "partition / host", "sort / jit")
@@ -39,7 +40,7 @@ def ways(leaf: np.ndarray[Any, Any], k: int) -> Mapping[str, Callable[[], float]
     top = jax.jit(lambda x: jax.lax.top_k(jnp.abs(x).astype(jnp.float32), k)[0][-1])
 
     def host() -> float:
-        return float(np.asarray(kth_of_words(words, k)).view(leaf.dtype))
+        return float(np.asarray(kth_largest(entries_of(leaf), k)[0]).view(leaf.dtype))
 
     def partition() -> float:
         codes = words & words.dtype.type(np.iinfo(words.dtype).max >> 1)

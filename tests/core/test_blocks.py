@@ -101,14 +101,16 @@ def test_small_device_and_strided_leaves_stay_whole() -> None:
 
 
 @pytest.mark.parametrize("k", [0, 1, 7, 64, 65])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_twin_of_largest_mask(k: int, dtype: Any) -> None:
-    w = np.round(RNG.standard_normal(65), 1).astype(dtype)  # many ties
-    w[3], w[9] = np.inf, -0.0
-    order = np.argsort(-np.abs(w.astype(np.float64)), kind="stable")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
+def test_the_largest_of_a_leaf_in_blocks(k: int, dtype: Any) -> None:
+    w = np.round(RNG.standard_normal((5, 13)), 1).astype(dtype)  # many ties
+    w[0, 3], w[2, 9] = np.inf, -0.0
+    order = np.argsort(-np.abs(w.astype(np.float64)), axis=None, kind="stable")
     expected = np.zeros(65, bool)
     expected[order[:k]] = True
-    np.testing.assert_array_equal(quantile._mask_on_host(w, k), expected)
+    with jax.enable_x64(dtype is np.float64):
+        found = blockwise(lambda xs: quantile.largest_mask(jnp.asarray(xs[0]), k), (w,))
+    np.testing.assert_array_equal(found.reshape(-1), expected)
 
 
 def test_a_stream_of_files_goes_through_blocks() -> None:

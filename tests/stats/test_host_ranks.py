@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from wspace.core.entries import Entries, entries_of
 from wspace.stats import host_ranks
-from wspace.stats.host_ranks import kth_of_words, mask_of_words
+from wspace.stats.host_ranks import last_of_largest
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -31,7 +32,15 @@ def test_masks_are_those_of_a_stable_sort(kind: str, dtype: type, monkeypatch: p
         for k in {0, 1, n // 100, n // 2, n - 1, n}:
             expected = np.zeros(n, bool)
             expected[order[:k]] = True
-            words = w.view(f"u{w.itemsize}")
-            np.testing.assert_array_equal(mask_of_words(words, k), expected)
-            if k:
-                assert kth_of_words(words, k).view(dtype) == np.abs(w)[order[k - 1]]
+            for entries in (entries_of(w), in_blocks(w)):
+                code, last = last_of_largest(entries, k)
+                words = np.abs(w).view(code.dtype)
+                found = (words > code) | ((words == code) & (np.arange(n) <= last))
+                np.testing.assert_array_equal(found, expected)
+
+
+def in_blocks(w: np.ndarray) -> Entries:
+    """The same entries in blocks that overlap: the first begins alone, the last ends with the array."""
+    size = min(130, w.size)
+    starts = sorted({0, *range(min(7, w.size - size), w.size - size, size), w.size - size})
+    return Entries(w.size, w.dtype, starts, lambda k: w[k : k + size], lambda n: w[:n])

@@ -108,15 +108,20 @@ def check_finite(leaf: Any, name: str, label: str) -> None:
 
 
 def _surely_finite(values: np.ndarray[Any, Any]) -> bool:
-    """Whether no exponent is all ones, looked at a piece at a time in the cache; False for dtypes that have none."""
+    """Whether no exponent is all ones, looked at a piece at a time in the cache; False for dtypes that have none.
+
+    As integers with a sign the largest of all are infinity and NaN; without one those with a minus.
+    """
     ones = EXPONENTS.get(values.dtype.name)
     if ones is None or not values.flags.c_contiguous:
         return False
     bits = values.reshape(-1).view(ones.dtype)
-    return all((bits[i : i + PIECE] & ones).max() < ones for i in range(0, bits.size, PIECE))
+    signed, minus = bits.view(f"i{ones.itemsize}"), ones + (np.iinfo(ones.dtype).max // 2 + 1)
+    pieces = (slice(i, i + PIECE) for i in range(0, bits.size, PIECE))
+    return all(signed[piece].max() < ones and bits[piece].max() < minus for piece in pieces)
 
 
-PIECE = 2**16
+PIECE = 2**19
 EXPONENTS: Mapping[str, np.unsignedinteger[Any]] = {
     "bfloat16": np.uint16(0x7F80), "float16": np.uint16(0x7C00), "float32": np.uint32(0x7F800000),
     "float64": np.uint64(0x7FF << 52),

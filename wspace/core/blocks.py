@@ -1,17 +1,18 @@
 """Leaves that lie on the host, transformed a block at a time: what a checkpoint larger than the caches needs.
 
 Whether a transform can be is not declared but read from its program for that leaf: every operation has to be
-entry-wise (entry i of the result depends on entry i of the inputs), or be a function that has a twin for the host
-(`on_host`), or one that gives no array of the leaf's shape, such as a norm. These get whole arrays; all else between
-input and output are blocks, random numbers that their position determines among them (`by_position`), and programs are
-compiled for one shape whatever the leaves' shapes are. The result is that of the whole leaf to the last bit.
+entry-wise (entry i of the result depends on entry i of the inputs), or be a function that is so once it has looked at
+its arrays (`after_a_look`), or one that gives no array of the leaf's shape, such as a norm. The last get whole arrays;
+all else between input and output are blocks, random numbers that their position determines among them (`by_position`),
+and programs are compiled for one shape whatever the leaves' shapes are. The result is that of the whole leaf to the
+last bit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex
@@ -19,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from wspace.core.buffers import ALIGNED, empty
-
-F = TypeVar("F", bound=Callable[..., Any])
+from wspace.core.entries import Entries, entries_of
+from wspace.core.twins import LOOKS, PLACED
 
 BLOCK = 2**19  # entries of a block: 2 MB of float32
 
@@ -33,32 +34,6 @@ CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_j
 MULTIPLIES, ADDS = frozenset({"mul", "square", "integer_pow"}), frozenset({"add", "add_any", "sub", "reduce_sum"})
 JOINS = {"reduce_sum": np.add, "reduce_max": np.maximum, "reduce_min": np.minimum}
 CASTS = frozenset({"convert_element_type"})
-HOST: dict[str, Callable[..., np.ndarray[Any, Any]]] = {}
-PLACED: dict[str, tuple[Callable[..., Any], Callable[..., bool]]] = {}
-
-
-def on_host(name: str) -> Callable[[F], F]:
-    """Decorator: a NumPy function with the same result as the jitted function of this name, whole arrays in and out."""
-
-    def register(twin: F) -> F:
-        HOST[name] = twin
-        return twin
-
-    return register
-
-
-def by_position(name: str, fits: Callable[..., bool]) -> Callable[[F], F]:
-    """Decorator: for blocks, what the jitted function of this name gives at their place in the leaf.
-
-    It is traceable and takes where the block begins before that function's arguments. fits: whether it is the same, for
-    arguments of these abstract values.
-    """
-
-    def register(placed: F) -> F:
-        PLACED[name] = placed, fits
-        return placed
-
-    return register
 
 
 def entrywise(closed: Any, made: Any, arrays: int, apart: bool = False) -> Program | None:
@@ -83,14 +58,15 @@ def entrywise(closed: Any, made: Any, arrays: int, apart: bool = False) -> Progr
 
 
 class _Step(NamedTuple):
-    """One operation, and the numbers of the values that it takes and makes. whole: it is run on whole arrays. placed:
-    what it makes depends on the position."""
+    """One operation, and the numbers of the values that it takes and makes. whole: it needs whole arrays. placed: what
+    it makes depends on the position. learns: the number of what its look learns; -1: it has none."""
 
     eqn: Any
     takes: tuple[int, ...]
     makes: tuple[int, ...]
     whole: bool = False
     placed: bool = False
+    learns: int = -1
 
 
 class Program:
@@ -112,8 +88,12 @@ class Program:
         self.drawn: set[int] = set()
         self.result = 0
 
+    def number(self) -> int:
+        self.count += 1
+        return self.count - 1
+
     def new(self, aval: Any, value: Any = None) -> int:
-        number, self.count = self.count, self.count + 1
+        number = self.number()
         if aval.shape == self.shape:
             self.whole[number] = aval.dtype
         elif value is not None:
@@ -139,10 +119,10 @@ class Program:
 
         for eqn in jaxpr.eqns:
             takes = [number(atom) for atom in eqn.invars]
-            inner, twin, placed = _inside(eqn), eqn.params.get("name") in HOST, _is_placed(eqn)
+            inner, looks, placed = _inside(eqn), eqn.params.get("name") in LOOKS, _is_placed(eqn)
             joined = eqn.primitive.name in JOINS and eqn.params["axes"] == tuple(range(len(self.shape)))
             sums = joined if self.apart else not called and all(v.aval.shape != self.shape for v in eqn.outvars)
-            if not (twin or placed or sums or _is_entrywise(eqn, self.shape)):
+            if not (placed or sums or _is_entrywise(eqn, self.shape)):
                 if inner is None or (not self.apart and _has(inner.jaxpr, MULTIPLIES) and _has(inner.jaxpr, ADDS)):
                     return None  # taken apart, a product and a sum that were fused would round apart
                 made = self.take(inner.jaxpr, inner.consts, takes, called=True)
@@ -152,9 +132,9 @@ class Program:
                 continue
             makes = tuple(self.new(v.aval) for v in eqn.outvars)
             numbers |= dict(zip(eqn.outvars, makes, strict=True))
-            whole = twin or (sums and any(v.aval.shape == self.shape for v in eqn.invars))
-            self.steps.append(_Step(eqn, tuple(takes), makes, whole, placed))
-            if placed or self.drawn & set(takes):
+            whole = looks or (sums and any(v.aval.shape == self.shape for v in eqn.invars))
+            self.steps.append(_Step(eqn, tuple(takes), makes, whole, placed, self.number() if looks else -1))
+            if (placed and not looks) or self.drawn & set(takes):
                 self.drawn |= set(makes) & self.whole.keys()
             dtypes = tuple(v.aval.dtype for v in eqn.invars)
             self.text.append((tuple(takes), dtypes, _words(eqn, self.shape)))
@@ -171,18 +151,14 @@ class Program:
         size = {n: np.dtype(dtype).itemsize for n, dtype in self.whole.items() if n >= self.arrays}
         made: set[int] = set()
         peak = [0]
-        for step, kept in self._whole_steps():
-            made |= set(step.makes) | self.drawn & set(step.takes)
-            peak.append(sum(size.get(n, 0) for n in made | kept | set(step.takes)))
-        return max(*peak, sum(size.get(n, 0) for n in made | {self.result}))
-
-    def _whole_steps(self) -> Iterator[tuple[_Step, set[int]]]:
-        """Steps on whole arrays, and what is kept for them of the arrays that the step before took."""
         took: set[int] = set()
         for step in self.steps:
             if step.whole:
-                yield step, took & set(step.takes)
-                took = set(step.takes)
+                takes = set(step.takes) if step.learns < 0 else set(step.takes) & (self.drawn | took)
+                made |= self.drawn & takes | (set(step.makes) if step.learns < 0 else set())
+                peak.append(sum(size.get(n, 0) for n in made | takes))
+                took = takes
+        return max(*peak, sum(size.get(n, 0) for n in made | {self.result}))
 
     def __call__(self, arrays: Sequence[np.ndarray[Any, Any]], key: Any = None) -> np.ndarray[Any, Any]:
         """The result for arrays of the leaf's shape; or for a piece of each, of at least BLOCK entries, if it cuts."""
@@ -198,11 +174,20 @@ class Program:
         for step in self.steps:
             if step.whole:
                 took = {n: x for n, x in took.items() if n in step.takes}
-                for n in set(step.takes) & self.whole.keys() - took.keys():
-                    took[n] = self.array(n, whole, small, lazy, text)
+                entries = {n: self.entries(n, whole, small, lazy, text) for n in step.takes if n in self.whole}
+                entries |= {n: entries_of(x) for n, x in took.items()}
+                for n, x in entries.items():
+                    if n not in took and (step.learns < 0 or n in self.drawn):
+                        took[n] = whole[n] if n in whole else x.into(empty(x.size, self.whole[n]))
+                        entries[n] = entries_of(took[n])
                 whole |= {n: x for n, x in took.items() if n in self.drawn}
-                for n, x in zip(step.makes, self._on_whole(step, took, small), strict=True):
-                    (whole if n in self.whole else small)[n] = x
+                if step.learns < 0:
+                    for n, x in zip(step.makes, self._on_whole(step, took, small), strict=True):
+                        (whole if n in self.whole else small)[n] = x
+                else:
+                    look = LOOKS[step.eqn.params["name"]]
+                    small[step.learns] = look(*(entries[n] if n in entries else small[n] for n in step.takes))
+                    lazy |= dict.fromkeys(step.makes, step._replace(takes=(step.learns, *step.takes)))
             elif any(n in self.whole for n in (*step.takes, *step.makes)):
                 lazy |= dict.fromkeys(step.makes, step)
             elif not set(step.makes) <= small.keys():
@@ -215,15 +200,19 @@ class Program:
     def _on_whole(
         self, step: _Step, arrays: Mapping[int, np.ndarray[Any, Any]], small: Mapping[int, Any]
     ) -> Sequence[Any]:
-        """What an operation makes of whole arrays, by its twin or by itself."""
-        twin = HOST.get(step.eqn.params.get("name", ""))
-        if twin is not None:
-            return _sequence(twin(*(arrays[n] if n in arrays else small[n] for n in step.takes)))
+        """What an operation makes of whole arrays."""
         shared = {n: jax.device_put(x.reshape(self.shape), may_alias=True) for n, x in arrays.items()}
         given = (shared[n] if n in shared else small[n] for n in step.takes)
         return jax.block_until_ready(bound(step.eqn, list(given)))
 
-    def array(
+    def array(self, wanted: int, whole: dict[int, np.ndarray[Any, Any]], *given: Any) -> np.ndarray[Any, Any]:
+        """One value as a whole array; arguments as of `entries`."""
+        if wanted in whole:
+            return whole[wanted]
+        found = self.entries(wanted, whole, *given)
+        return found.into(empty(found.size, self.whole[wanted]))
+
+    def entries(
         self,
         wanted: int,
         whole: dict[int, np.ndarray[Any, Any]],
@@ -231,26 +220,37 @@ class Program:
         lazy: Mapping[int, _Step],
         text: Hashable,
         first: int = 0,
-    ) -> np.ndarray[Any, Any]:
-        """One value as a whole array: its steps are run on a block after the other. first: where a part begins."""
+    ) -> Entries:
+        """One value a block at a time, by its steps from arrays that are there. first: where a part begins."""
         if wanted in whole:
-            return whole[wanted]
+            return entries_of(whole[wanted])
         known = (text, wanted, BLOCK)
         if known not in _KNOWN:
-            _KNOWN[known] = _parts(wanted, [s for s in self.steps if s.makes and s.makes[0] in lazy], set(whole), self)
+            steps = [lazy[s.makes[0]] for s in self.steps if s.makes and s.makes[0] in lazy]
+            _KNOWN[known] = _parts(wanted, steps, set(whole), self)
         parts = _KNOWN[known]
-        size = next(iter(whole.values())).size
-        out = empty(size, self.whole[wanted])
-        for start in _starts(size, whole[0]):
+        size = whole[0].size
+
+        def run(start: int, cut: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
             values: dict[int, Any] = {}
             for fn, takes, makes in parts:
-                given = (
-                    values[n] if n in values else whole[n][start : start + BLOCK] if n in whole else small[n]
-                    for n in takes
-                )  # fmt: skip
+                given = (values[n] if n in values else cut(whole[n]) if n in whole else small[n] for n in takes)
                 values |= zip(makes, fn(np.uint32(first + start), *given), strict=True)
-            out[start : start + BLOCK] = values[wanted]
-        return out
+            return np.asarray(values[wanted])
+
+        def spread(count: int) -> np.ndarray[Any, Any]:
+            """Entries of many places as a block; numbers that depend on the place are those of other places."""
+            step = max(-(-size // BLOCK), size // count)
+
+            def cut(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+                own = x.view(f"u{x.itemsize}") if x.dtype.kind == "V" else x  # NumPy is slow with others' dtypes
+                return np.resize(own[::step], BLOCK).view(x.dtype)
+
+            return run(0, cut)[: -(-size // step)]
+
+        return Entries(
+            size, self.whole[wanted], _starts(size, whole[0]), lambda k: run(k, lambda x: x[k : k + BLOCK]), spread
+        )
 
 
 def _starts(size: int, array: np.ndarray[Any, Any]) -> list[int]:
@@ -345,7 +345,7 @@ def _words(eqn: Any, shape: tuple[int, ...]) -> Hashable:
     if inner is None:
         params = tuple((k, "*" if v == shape else str(v)) for k, v in eqn.params.items())
         return eqn.primitive.name, params
-    if name in HOST or name in PLACED:
+    if name in PLACED:
         return eqn.primitive.name, name
     numbers = {v: n for n, v in enumerate([*inner.jaxpr.constvars, *inner.jaxpr.invars])}
     words: list[Hashable] = [str(c) for c in inner.consts]
@@ -384,8 +384,8 @@ def _is_placed(eqn: Any) -> bool:
 
 
 def _does(eqn: Any, kinds: frozenset[str]) -> bool:
-    if eqn.params.get("name") in HOST or _is_placed(eqn):
-        return False  # computed apart, or without anything to be fused with
+    if _is_placed(eqn):
+        return False  # it has nothing to be fused with
     inner = _inside(eqn)
     return eqn.primitive.name in kinds if inner is None else _has(inner.jaxpr, kinds)
 

@@ -1,38 +1,26 @@
 """A leaf that fits only in parts, where an entry hangs on a norm or a threshold of all of them, or on its place.
 
-Such a program has steps on whole arrays: sums, and functions with a twin for the host. A sum is a fold over the parts;
-a twin says which folds it needs and then takes the parts in their order. Each round of folds reads the leaf once more.
-The parts of a fold come from the shape alone, so that a sum is the same whatever memory there is; it rounds otherwise
-than the sum over the whole leaf, in the last bits. Random numbers are those that the whole leaf has there.
+Such a program has steps on whole arrays: sums, and functions that look at all of them first. A sum is a fold over the
+parts; such a function says which folds it needs and then takes the parts in their order (`InParts`). Each round of
+folds reads the leaf once more. The parts of a fold come from the shape alone, so that a sum is the same whatever memory
+there is; it rounds otherwise than the sum over the whole leaf, in the last bits. Random numbers are those that the
+whole leaf has there.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from wspace.core import blocks
-from wspace.core.blocks import HOST, JOINS, Program
+from wspace.core.blocks import JOINS, Program
 from wspace.core.fold import Fold
+from wspace.core.twins import PARTED
 
 Arrays = Sequence[np.ndarray[Any, Any]]
-
-
-class Twin(NamedTuple):
-    """What does a jitted function's work on one part of its arrays after the other; kept in TWINS by its name.
-
-    folds: itemsize of the arrays -> what it must know first; `lift(known, *arguments)`. start: the results of the folds
-    -> a function of the arguments that is called with each part in turn.
-    """
-
-    start: Callable[[Sequence[Any]], Callable[..., np.ndarray[Any, Any]]]
-    folds: Callable[[int], tuple[Fold, ...]] = lambda itemsize: ()
-
-
-TWINS: dict[str, Twin] = {}
 
 
 class Parted:
@@ -48,8 +36,8 @@ class Parted:
 
     def _folds(self, k: int) -> tuple[Fold, ...]:
         step = self.program.steps[k]
-        if (twin := TWINS.get(_name(step))) is not None:
-            return twin.folds(
+        if (known := PARTED.get(_name(step))) is not None:
+            return known.folds(
                 max(np.dtype(self.program.whole[n]).itemsize for n in step.takes if n in self.program.whole)
             )
         join, dtype = JOINS[step.eqn.primitive.name], step.eqn.outvars[0].aval.dtype
@@ -104,7 +92,7 @@ class Parted:
                     sums[k] = fold.merge(sums[k], lifted) if k in sums else lifted
             for k, s in sums.items():
                 self.results[k].append(self.folds[k][len(self.results[k])].finish(s))
-                if _name(self.program.steps[k]) not in TWINS:
+                if _name(self.program.steps[k]) not in PARTED:
                     self.small[self.program.steps[k].makes[0]] = self.results[k][0]
         self._settle()
 
@@ -128,7 +116,9 @@ class Parted:
         while more:
             before |= more
             more = self._before(n for k in more for n in steps[k].takes) - before
-        running = {k: TWINS[_name(steps[k])].start(self.results[k]) for k in sorted(before) if _name(steps[k]) in TWINS}
+        running = {
+            k: PARTED[_name(steps[k])].start(self.results[k]) for k in sorted(before) if _name(steps[k]) in PARTED
+        }
 
         past = 0
 
@@ -142,9 +132,9 @@ class Parted:
             def array(n: int) -> np.ndarray[Any, Any]:
                 return self.program.array(n, whole, self.small, lazy, text, first)
 
-            for k, twin in running.items():
+            for k, part in running.items():
                 given = (array(n) if n in self.program.whole else self.small[n] for n in steps[k].takes)
-                whole[steps[k].makes[0]] = twin(*given)
+                whole[steps[k].makes[0]] = part(*given)
             return {n: array(n) for n in wanted}
 
         return values
@@ -152,7 +142,7 @@ class Parted:
 
 def parted(program: Program | None) -> Parted | None:
     """None if a step on whole arrays can't be taken in parts."""
-    if program is None or any(s.whole and _name(s) in HOST and _name(s) not in TWINS for s in program.steps):
+    if program is None or any(s.learns >= 0 and _name(s) not in PARTED for s in program.steps):
         return None
     return Parted(program)
 

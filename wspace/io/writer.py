@@ -136,7 +136,7 @@ class FolderSink:
                 for at, piece in zip(range(start + begin, start + begin + data.size, CHUNK), chunks(data), strict=True):
                     _write_at(handle, piece, at)
                     found = back[: piece.size]
-                    if os.preadv(handle, [found.data], at) != piece.size or not np.array_equal(found, piece):
+                    if os.preadv(handle, [found.data], at) != piece.size or not _same(found, piece):
                         raise IntegrityError(
                             f"{printable(path)}: leaf '{printable(name)}' reads back other than it was written"
                         )
@@ -355,3 +355,10 @@ def _digest_at(path: Path, start: int, size: int) -> str:
     finally:
         os.close(handle)
     return digest.hexdigest()
+
+
+def _same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    """Whether bytes are equal, eight at a time as far as they go."""
+    whole = a.size & ~7
+    wide = np.array_equal(a[:whole].view(np.uint64), b[:whole].view(np.uint64))
+    return wide and np.array_equal(a[whole:], b[whole:])

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from wspace.core.blocks import by_position
 from wspace.core.compose import around_base, chain
 from wspace.core.errors import WspaceError
 from wspace.core.transform import Context, Transform, leafwise, of_model
+from wspace.core.twins import by_position
 from wspace.core.typing import Array
 from wspace.merge.task_arithmetic import weighted_sum
 from wspace.stats.norms import with_norm_of

@@ -8,11 +8,11 @@ are only counted. Should the k-th lie outside, the other side is looked at in a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from wspace.core.buffers import empty
+from wspace.core.entries import Entries
 from wspace.core.fold import Fold
 
 Words = np.ndarray[Any, Any]  # floats as unsigned integers of their width
@@ -23,40 +23,50 @@ DIGIT = 16  # bits that are counted together, in parts
 DEVIATIONS = 4  # of a rank in the sample, that the bounds are away
 
 
-def kth_of_words(words: Words, k: int) -> Any:
-    """The k-th largest magnitude of floats `[n]` given as words, k = 1 .. n."""
-    most = _most(words)
-    low, high = _bounds(words, k)
+def last_of_largest(w: Entries, keep: Any) -> tuple[Any, Any]:
+    """Of the `keep` largest magnitudes, the smallest, as bits, and where the last entry with it is that is one of them.
+
+    Of equal ones the first are. For keep = 0 all ones, which no magnitude is.
+    """
+    k = int(keep)
+    if not k:
+        return np.array(-1, f"i{np.dtype(w.dtype).itemsize}").view(f"u{np.dtype(w.dtype).itemsize}"), np.uint32(0)
+    found, tied, room = kth_largest(w, k)
+    so_far = np.cumsum([n for _, n in tied])
+    piece = int(np.searchsorted(so_far, room))
+    start = tied[piece][0]
+    words = words_of(w.from_(start)[:PIECE])
+    ties = np.flatnonzero(words & _most(words) == found)
+    return found, np.uint32(start + ties[room - int(so_far[piece]) - 1 + tied[piece][1]])
+
+
+def kth_largest(w: Entries, k: int) -> tuple[Any, list[tuple[int, int]], int]:
+    """The k-th largest magnitude of floats, k = 1 .. n, as bits; where each piece begins and how many equal to it there
+    are in it; and as which of those it was found."""
+    sample = words_of(w.spread(SAMPLE))
+    low, high = _bounds(sample & _most(sample), k / w.size)
     while True:
-        above, down_to_high, down_to_low, between = _look(words, low, high)
+        pieces = [piece for start, found in w for piece in _look(start, words_of(found), low, high)]
+        above = sum(piece.above for piece in pieces)
+        down_to_high = sum(piece.down_to_high for piece in pieces)
+        between = np.concatenate([piece.between for piece in pieces])
+        down_to_low = sum(piece.down_to_low for piece in pieces)
         if above < k <= down_to_high:
-            return high
+            return high, [(p.start, p.down_to_high - p.above) for p in pieces], k - above
         if down_to_high < k <= down_to_high + between.size:
             place = between.size - (k - down_to_high)
-            return np.partition(between, place)[place]
+            found = np.partition(between, place)[place]
+            room = k - down_to_high - int(np.count_nonzero(between > found))
+            return found, [(p.start, int(np.count_nonzero(p.between == found))) for p in pieces], room
         if down_to_high < k <= down_to_low:
-            return low
-        low, high = (high, most) if k <= above else (words.dtype.type(0), low)
+            tied = [(p.start, p.down_to_low - p.down_to_high - p.between.size) for p in pieces]
+            return low, tied, k - down_to_high - between.size
+        low, high = (high, _most(sample)) if k <= above else (sample.dtype.type(0), low)
 
 
-def mask_of_words(words: Words, keep: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """True at the `keep` largest magnitudes; of equal ones the first stay."""
-    mask = empty(words.size, bool)
-    if not keep:
-        mask[:] = False
-        return mask
-    found, surplus = kth_of_words(words, keep), -keep
-    for start, piece in _pieces(words):
-        here = mask[start : start + piece.size]
-        np.greater_equal(piece, found, out=here)
-        surplus += int(np.count_nonzero(here))
-    for start in reversed(range(0, words.size, PIECE) if surplus else ()):
-        ties = np.flatnonzero(words[start : start + PIECE] & _most(words) == found)[-surplus:]
-        mask[start + ties] = False
-        surplus -= ties.size
-        if not surplus:
-            break
-    return mask
+def words_of(floats: np.ndarray[Any, Any]) -> Words:
+    """Floats as unsigned integers of their width."""
+    return floats.view(f"u{floats.itemsize}")
 
 
 def counts_in_parts(itemsize: int) -> tuple[Fold, ...]:
@@ -76,7 +86,7 @@ def counts_in_parts(itemsize: int) -> tuple[Fold, ...]:
 
 
 def mask_in_parts(known: Sequence[Words]) -> Callable[[Words, Any], Words]:
-    """`mask_of_words` of one part after the other: of entries that equal the last one the first in all parts stay."""
+    """True at the `keep` largest magnitudes of one part after the other; of equal ones the first in all parts stay."""
     left: int | None = None
 
     def mask(w: Words, keep: Any) -> Words:
@@ -110,36 +120,38 @@ def _most(words: Words) -> Any:
     return words.dtype.type(np.iinfo(words.dtype).max >> 1)
 
 
-def _pieces(words: Words) -> Iterator[tuple[int, Words]]:
-    """Where each piece begins, and its magnitudes, in memory that the next one overwrites."""
-    scratch, most = np.empty(PIECE, words.dtype), _most(words)
-    for start in range(0, words.size, PIECE):
-        piece = words[start : start + PIECE]
-        yield start, np.bitwise_and(piece, most, out=scratch[: piece.size])
-
-
-def _bounds(words: Words, k: int) -> tuple[Any, Any]:
-    """Two magnitudes between which the k-th largest most likely lies."""
-    sample = np.sort(words[:: max(1, words.size // SAMPLE)] & _most(words))[::-1]
-    rank, share = k / words.size * sample.size, k / words.size
-    away = DEVIATIONS * (sample.size * share * (1 - share)) ** 0.5 + DEVIATIONS
+def _bounds(sample: Words, share: float) -> tuple[Any, Any]:
+    """Two magnitudes between which that of this rank, as a share of all, most likely lies."""
+    ordered, rank = np.sort(sample)[::-1], share * sample.size
+    away = DEVIATIONS * (rank * (1 - share)) ** 0.5 + DEVIATIONS
     first, last = int(rank - away), int(rank + away) + 1
     return (
-        sample[last] if last < sample.size else words.dtype.type(0),
-        sample[first] if first >= 0 else _most(words),
+        ordered[last] if last < sample.size else sample.dtype.type(0),
+        ordered[first] if first >= 0 else _most(sample),
     )
 
 
-def _look(words: Words, low: Any, high: Any) -> tuple[int, int, int, Words]:
-    """How many are above `high`, at least `high`, at least `low`; and those strictly between."""
-    one, above, down_to_high, down_to_low = words.dtype.type(1), 0, 0, 0
-    between: list[Words] = [words[:0]]
-    offsets = np.empty(PIECE, words.dtype)
-    for _, piece in _pieces(words):
-        above += int(np.count_nonzero(piece > high))
-        down_to_high += int(np.count_nonzero(piece >= high))
-        down_to_low += int(np.count_nonzero(piece >= low))
-        if high - low > one:
-            offset = np.subtract(piece, low + one, out=offsets[: piece.size])  # below low: wraps around
-            between.append(piece[offset < high - low - one])
-    return above, down_to_high, down_to_low, np.concatenate(between)
+class _Piece(NamedTuple):
+    """Where a piece begins, how many of its magnitudes are above `high`, at least `high`, at least `low`; and those
+    strictly between."""
+
+    start: int
+    above: int
+    down_to_high: int
+    down_to_low: int
+    between: Words
+
+
+def _look(first: int, words: Words, low: Any, high: Any) -> Iterator[_Piece]:
+    """Pieces that stay in the cache."""
+    scratch, offsets, most = np.empty(PIECE, words.dtype), np.empty(PIECE, words.dtype), _most(words)
+    for start in range(0, words.size, PIECE):
+        part = words[start : start + PIECE]
+        piece = np.bitwise_and(part, most, out=scratch[: part.size])
+        above, down_to_high = int(np.count_nonzero(piece > high)), int(np.count_nonzero(piece >= high))
+        down_to_low = down_to_high if low == high else int(np.count_nonzero(piece >= low))
+        between = words[:0]
+        if high - low > 1:
+            offset = np.subtract(piece, low + 1, out=offsets[: piece.size])  # below low: wraps around
+            between = piece[offset < high - low - 1]
+        yield _Piece(first + start, above, down_to_high, down_to_low, between)

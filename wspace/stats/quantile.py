@@ -10,19 +10,17 @@ NaN ranks above infinity, so it is kept and stays visible.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from wspace.core.blocks import on_host
 from wspace.core.errors import ShapeError, WspaceError
-from wspace.core.parted import TWINS, Twin
+from wspace.core.twins import InParts, after_a_look
 from wspace.core.typing import Array
 from wspace.stats.histogram import DIGIT, histogram, largest_digit
-from wspace.stats.host_ranks import counts_in_parts, mask_in_parts, mask_of_words
+from wspace.stats.host_ranks import counts_in_parts, last_of_largest, mask_in_parts
 from wspace.stats.wide import wide
 
 COUNTABLE = 2**32 - 1  # elements of one leaf that a uint32 can count
@@ -152,18 +150,17 @@ def largest_mask(w: Array, keep: Array | int) -> Array:
 
 @jax.jit
 def wspace_largest_mask(w: Array, keep: Array) -> Array:
-    """`largest_mask` under the name by which its twin for the host is found."""
+    """`largest_mask` under the name by which what stands for it in blocks is found."""
     codes = magnitude_bits(w)
     return from_top(codes, kth_largest(codes, keep))
 
 
-@on_host("wspace_largest_mask")
-def _mask_on_host(w: np.ndarray[Any, Any], keep: Array) -> np.ndarray[Any, Any]:
-    """The same in NumPy."""
-    return mask_of_words(w.reshape(-1).view(f"u{w.itemsize}"), int(keep)).reshape(w.shape)
-
-
-TWINS["wspace_largest_mask"] = Twin(mask_in_parts, counts_in_parts)
+@after_a_look("wspace_largest_mask", last_of_largest, InParts(mask_in_parts, counts_in_parts))
+def _mask_of_block(start: Array, last: tuple[Array, Array], w: Array, keep: Array) -> Array:
+    """The same for a block, given the smallest magnitude that stays and where the last entry with it is that does."""
+    code, place = last
+    words = lax.bitcast_convert_type(w, code.dtype) & jnp.asarray(jnp.iinfo(code.dtype).max >> 1, code.dtype)
+    return (words > code) | ((words == code) & (start + lax.iota(jnp.uint32, w.size) <= place))
 
 
 def from_top(codes: Array, found: Found) -> Array:
