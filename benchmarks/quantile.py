@@ -40,7 +40,7 @@ def ways(leaf: np.ndarray[Any, Any], k: int) -> Mapping[str, Callable[[], float]
     top = jax.jit(lambda x: jax.lax.top_k(jnp.abs(x).astype(jnp.float32), k)[0][-1])
 
     def host() -> float:
-        return float(np.asarray(kth_largest(entries_of(leaf), k)[0]).view(leaf.dtype))
+        return float(np.asarray(kth_largest(entries_of(leaf), [k])[k].code).view(leaf.dtype))
 
     def partition() -> float:
         codes = words & words.dtype.type(np.iinfo(words.dtype).max >> 1)

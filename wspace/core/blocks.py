@@ -21,19 +21,13 @@ import numpy as np
 
 from wspace.core.buffers import ALIGNED, empty
 from wspace.core.entries import Entries, entries_of
+from wspace.core.operations import ADDS, CASTS, MULTIPLIES, does, has, inside, is_entrywise, is_placed, sequence, words
 from wspace.core.twins import LOOKS, PLACED
 
 BLOCK = 2**19  # entries of a block: 2 MB of float32
+WIDE = {"xla_cpu_prefer_vector_width": 512}  # bits, where there are so many: random numbers in 0.6 of the time
 
-ENTRYWISE = frozenset(
-    "abs add add_any and bitcast_convert_type cbrt ceil clamp convert_element_type copy cos div eq erf exp exp2 expm1 "
-    "floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg nextafter not or pow rem round "
-    "rsqrt select_n sign sin sqrt square stop_gradient sub tan tanh xor".split()
-)
-CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
-MULTIPLIES, ADDS = frozenset({"mul", "square", "integer_pow"}), frozenset({"add", "add_any", "sub", "reduce_sum"})
 JOINS = {"reduce_sum": np.add, "reduce_max": np.maximum, "reduce_min": np.minimum}
-CASTS = frozenset({"convert_element_type"})
 
 
 def entrywise(closed: Any, made: Any, arrays: int, apart: bool = False) -> Program | None:
@@ -119,11 +113,11 @@ class Program:
 
         for eqn in jaxpr.eqns:
             takes = [number(atom) for atom in eqn.invars]
-            inner, looks, placed = _inside(eqn), eqn.params.get("name") in LOOKS, _is_placed(eqn)
+            inner, looks, placed = inside(eqn), eqn.params.get("name") in LOOKS, is_placed(eqn)
             joined = eqn.primitive.name in JOINS and eqn.params["axes"] == tuple(range(len(self.shape)))
             sums = joined if self.apart else not called and all(v.aval.shape != self.shape for v in eqn.outvars)
-            if not (placed or sums or _is_entrywise(eqn, self.shape)):
-                if inner is None or (not self.apart and _has(inner.jaxpr, MULTIPLIES) and _has(inner.jaxpr, ADDS)):
+            if not (placed or sums or is_entrywise(eqn, self.shape)):
+                if inner is None or (not self.apart and has(inner.jaxpr, MULTIPLIES) and has(inner.jaxpr, ADDS)):
                     return None  # taken apart, a product and a sum that were fused would round apart
                 made = self.take(inner.jaxpr, inner.consts, takes, called=True)
                 if made is None:
@@ -137,7 +131,7 @@ class Program:
             if (placed and not looks) or self.drawn & set(takes):
                 self.drawn |= set(makes) & self.whole.keys()
             dtypes = tuple(v.aval.dtype for v in eqn.invars)
-            self.text.append((tuple(takes), dtypes, _words(eqn, self.shape)))
+            self.text.append((tuple(takes), dtypes, words(eqn, self.shape)))
         return [number(v) for v in jaxpr.outvars]
 
     @property
@@ -174,20 +168,17 @@ class Program:
         for step in self.steps:
             if step.whole:
                 took = {n: x for n, x in took.items() if n in step.takes}
-                entries = {n: self.entries(n, whole, small, lazy, text) for n in step.takes if n in self.whole}
-                entries |= {n: entries_of(x) for n, x in took.items()}
-                for n, x in entries.items():
-                    if n not in took and (step.learns < 0 or n in self.drawn):
-                        took[n] = whole[n] if n in whole else x.into(empty(x.size, self.whole[n]))
-                        entries[n] = entries_of(took[n])
+                needed = {n for n in step.takes if n in self.whole and (step.learns < 0 or n in self.drawn)}
+                took |= {n: self.array(n, whole, small, lazy, text) for n in needed - took.keys()}
                 whole |= {n: x for n, x in took.items() if n in self.drawn}
                 if step.learns < 0:
                     for n, x in zip(step.makes, self._on_whole(step, took, small), strict=True):
                         (whole if n in self.whole else small)[n] = x
-                else:
-                    look = LOOKS[step.eqn.params["name"]]
-                    small[step.learns] = look(*(entries[n] if n in entries else small[n] for n in step.takes))
-                    lazy |= dict.fromkeys(step.makes, step._replace(takes=(step.learns, *step.takes)))
+                    continue
+                if step.learns not in small:
+                    array = self.entries(step.takes[0], whole | took, small, lazy, text)
+                    small |= self._look(step, array, small)
+                lazy |= dict.fromkeys(step.makes, step._replace(takes=(step.learns, *step.takes)))
             elif any(n in self.whole for n in (*step.takes, *step.makes)):
                 lazy |= dict.fromkeys(step.makes, step)
             elif not set(step.makes) <= small.keys():
@@ -204,6 +195,14 @@ class Program:
         shared = {n: jax.device_put(x.reshape(self.shape), may_alias=True) for n, x in arrays.items()}
         given = (shared[n] if n in shared else small[n] for n in step.takes)
         return jax.block_until_ready(bound(step.eqn, list(given)))
+
+    def _look(self, step: _Step, entries: Entries, small: Mapping[int, Any]) -> Mapping[int, Any]:
+        """What a look learns, and others like it that can be had with the same array and what is known."""
+        name, array = step.eqn.params["name"], step.takes[0]
+        alike = [s for s in self.steps if s.learns >= 0 and s.eqn.params["name"] == name and s.takes[0] == array]
+        ready = [s for s in alike if all(n in small for n in s.takes[1:])]
+        found = LOOKS[name](entries, [tuple(small[n] for n in s.takes[1:]) for s in ready])
+        return dict(zip((s.learns for s in ready), found, strict=True))
 
     def array(self, wanted: int, whole: dict[int, np.ndarray[Any, Any]], *given: Any) -> np.ndarray[Any, Any]:
         """One value as a whole array; arguments as of `entries`."""
@@ -281,7 +280,7 @@ def _parts(
     product: set[int] = set()
     cast: set[int] = set()
     for step in reversed(needed):
-        multiplies, adds, casts = (_does(step.eqn, kinds) for kinds in (MULTIPLIES, ADDS, CASTS))
+        multiplies, adds, casts = (does(step.eqn, kinds) for kinds in (MULTIPLIES, ADDS, CASTS))
         if (adds and product & set(step.takes)) or (casts and cast & set(step.takes)):
             groups.append([])
             product, cast = set(), set()
@@ -307,13 +306,13 @@ def _compiled(
         for step in steps:
             known = [values[n] for n in step.takes]
             if step.placed:
-                made = _sequence(PLACED[step.eqn.params["name"]][0](start, *known))
+                made = sequence(PLACED[step.eqn.params["name"]][0](start, *known))
             else:
                 made = _apply(step.eqn, known, program.shape, (BLOCK,))
             values |= zip(step.makes, made, strict=True)
         return [values[n] for n in makes]
 
-    return jax.jit(run), takes, makes
+    return jax.jit(run, compiler_options=WIDE), takes, makes
 
 
 def bound(eqn: Any, given: Sequence[Any], **other: Any) -> Sequence[Any]:
@@ -324,7 +323,7 @@ def bound(eqn: Any, given: Sequence[Any], **other: Any) -> Sequence[Any]:
 
 def _apply(eqn: Any, given: Sequence[Any], shape: Any = None, block: tuple[int, ...] = ()) -> list[Any]:
     """Run an operation of a program for leaves of `shape` on blocks."""
-    inner = _inside(eqn)
+    inner = inside(eqn)
     if inner is not None:
         values = dict(zip([*inner.jaxpr.constvars, *inner.jaxpr.invars], [*inner.consts, *given], strict=True))
 
@@ -337,62 +336,3 @@ def _apply(eqn: Any, given: Sequence[Any], shape: Any = None, block: tuple[int, 
     if eqn.primitive.name == "broadcast_in_dim" and eqn.outvars[0].aval.shape == shape:
         return [jnp.broadcast_to(given[0], block)]
     return list(bound(eqn, given))
-
-
-def _words(eqn: Any, shape: tuple[int, ...]) -> Hashable:
-    """What an operation does, equal for leaves of another shape. (A program's own text costs as much as its run.)"""
-    name, inner = eqn.params.get("name"), _inside(eqn)
-    if inner is None:
-        params = tuple((k, "*" if v == shape else str(v)) for k, v in eqn.params.items())
-        return eqn.primitive.name, params
-    if name in PLACED:
-        return eqn.primitive.name, name
-    numbers = {v: n for n, v in enumerate([*inner.jaxpr.constvars, *inner.jaxpr.invars])}
-    words: list[Hashable] = [str(c) for c in inner.consts]
-    for e in inner.jaxpr.eqns:
-        takes = tuple((str(a.val) if isinstance(a, jex.Literal) else numbers[a], str(a.aval.dtype)) for a in e.invars)
-        numbers |= {v: len(numbers) + n for n, v in enumerate(e.outvars)}
-        words.append((_words(e, shape), takes))
-    return eqn.primitive.name, (
-        *words,
-        *(str(a) if isinstance(a, jex.Literal) else numbers[a] for a in inner.jaxpr.outvars),
-    )
-
-
-def _inside(eqn: Any) -> Any:
-    """The program that an operation calls, None for others."""
-    return eqn.params.get(CALLS.get(eqn.primitive.name, ""))
-
-
-def _is_entrywise(eqn: Any, shape: tuple[int, ...]) -> bool:
-    """Whether entry i of what it makes depends on entry i of what it takes, and on small values."""
-    shapes = [v.aval.shape for v in (*eqn.invars, *eqn.outvars)]
-    if shape not in shapes:
-        return True
-    inner = _inside(eqn)
-    if inner is not None:
-        return all(_is_entrywise(e, shape) for e in inner.jaxpr.eqns)
-    if eqn.primitive.name == "broadcast_in_dim":
-        return eqn.invars[0].aval.shape == ()
-    return eqn.primitive.name in ENTRYWISE and all(s in (shape, ()) for s in shapes)
-
-
-def _is_placed(eqn: Any) -> bool:
-    """Whether what it makes is known for a block by its position."""
-    _, fits = PLACED.get(eqn.params.get("name", ""), (None, None))
-    return fits is not None and fits(*(v.aval for v in eqn.invars))
-
-
-def _does(eqn: Any, kinds: frozenset[str]) -> bool:
-    if _is_placed(eqn):
-        return False  # it has nothing to be fused with
-    inner = _inside(eqn)
-    return eqn.primitive.name in kinds if inner is None else _has(inner.jaxpr, kinds)
-
-
-def _has(jaxpr: Any, kinds: frozenset[str]) -> bool:
-    return any(_does(eqn, kinds) for eqn in jaxpr.eqns)
-
-
-def _sequence(x: Any) -> Sequence[Any]:
-    return x if isinstance(x, tuple) else (x,)

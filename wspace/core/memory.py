@@ -17,8 +17,9 @@ import jax.extend.core as jex
 import numpy as np
 
 from wspace.core.align import Aligned
-from wspace.core.blocks import BLOCK, CALLS, ENTRYWISE
+from wspace.core.blocks import BLOCK
 from wspace.core.implicit import bit_width, stored_bits
+from wspace.core.operations import CALLS, ENTRYWISE
 from wspace.core.programs import Traced, traced
 from wspace.core.typing import Index, Path
 

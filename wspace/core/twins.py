@@ -34,8 +34,8 @@ def after_a_look(name: str, look: Callable[..., Any], parted: InParts | None = N
     """Decorator: for blocks, what the jitted function of this name gives that has to know its whole arrays first.
 
     The decorated function is traceable and takes where the block begins, and what was learned, before that function's
-    arguments. look: the function's arguments, arrays as `Entries` -> what is learned of them, a small tree. parted:
-    how it is done for a leaf of which only a part is in memory.
+    arguments: one array, and small ones. look: the array as `Entries`, and all small arguments that it comes with ->
+    what is learned for each, a small tree. parted: how it is done for a leaf of which only a part is in memory.
     """
 
     def register(placed: F) -> F:

@@ -23,45 +23,76 @@ DIGIT = 16  # bits that are counted together, in parts
 DEVIATIONS = 4  # of a rank in the sample, that the bounds are away
 
 
-def last_of_largest(w: Entries, keep: Any) -> tuple[Any, Any]:
-    """Of the `keep` largest magnitudes, the smallest, as bits, and where the last entry with it is that is one of them.
+def last_of_largest(w: Entries, keeps: Sequence[tuple[Any]]) -> list[tuple[Any, Any]]:
+    """Of so many largest magnitudes the smallest, as bits, and where the last entry with it is that is one of them.
 
-    Of equal ones the first are. For keep = 0 all ones, which no magnitude is.
+    Of equal ones the first are. For keep = 0 all ones, which no magnitude is. keeps: each in a tuple; all are found in
+    the same pass.
     """
-    k = int(keep)
-    if not k:
-        return np.array(-1, f"i{np.dtype(w.dtype).itemsize}").view(f"u{np.dtype(w.dtype).itemsize}"), np.uint32(0)
-    found, tied, room = kth_largest(w, k)
-    so_far = np.cumsum([n for _, n in tied])
-    piece = int(np.searchsorted(so_far, room))
-    start = tied[piece][0]
-    words = words_of(w.from_(start)[:PIECE])
-    ties = np.flatnonzero(words & _most(words) == found)
-    return found, np.uint32(start + ties[room - int(so_far[piece]) - 1 + tied[piece][1]])
+    ranks = [int(keep) for (keep,) in keeps]
+    found = kth_largest(w, [k for k in ranks if k])
+    nothing = np.array(-1, f"i{np.dtype(w.dtype).itemsize}").view(f"u{np.dtype(w.dtype).itemsize}")
+    return [(found[k].code, np.uint32(_last(w, found[k]))) if k else (nothing, np.uint32(0)) for k in ranks]
 
 
-def kth_largest(w: Entries, k: int) -> tuple[Any, list[tuple[int, int]], int]:
-    """The k-th largest magnitude of floats, k = 1 .. n, as bits; where each piece begins and how many equal to it there
-    are in it; and as which of those it was found."""
+class Kth(NamedTuple):
+    """The k-th largest magnitude, as bits; where each piece begins and how many equal to it there are in it; and as
+    which of those it was found."""
+
+    code: Any
+    tied: Sequence[tuple[int, int]]
+    room: int
+
+
+def kth_largest(w: Entries, ranks: Sequence[int]) -> dict[int, Kth]:
+    """The k-th largest magnitude of floats for each k, 1 .. n."""
+    if not ranks:
+        return {}
     sample = words_of(w.spread(SAMPLE))
-    low, high = _bounds(sample & _most(sample), k / w.size)
-    while True:
-        pieces = [piece for start, found in w for piece in _look(start, words_of(found), low, high)]
-        above = sum(piece.above for piece in pieces)
-        down_to_high = sum(piece.down_to_high for piece in pieces)
-        between = np.concatenate([piece.between for piece in pieces])
-        down_to_low = sum(piece.down_to_low for piece in pieces)
-        if above < k <= down_to_high:
-            return high, [(p.start, p.down_to_high - p.above) for p in pieces], k - above
-        if down_to_high < k <= down_to_high + between.size:
-            place = between.size - (k - down_to_high)
-            found = np.partition(between, place)[place]
-            room = k - down_to_high - int(np.count_nonzero(between > found))
-            return found, [(p.start, int(np.count_nonzero(p.between == found))) for p in pieces], room
-        if down_to_high < k <= down_to_low:
-            tied = [(p.start, p.down_to_low - p.down_to_high - p.between.size) for p in pieces]
-            return low, tied, k - down_to_high - between.size
-        low, high = (high, _most(sample)) if k <= above else (sample.dtype.type(0), low)
+    sample = np.sort(sample & _most(sample))[::-1]
+    bounds, found = {k: _bounds(sample, k / w.size) for k in ranks}, dict[int, Kth]()
+    while bounds:
+        pieces: dict[int, list[_Piece]] = {k: [] for k in bounds}
+        for start, floats in w:
+            for k, (low, high) in bounds.items():
+                pieces[k] += _look(start, words_of(floats), low, high)
+        for k, (low, high) in list(bounds.items()):
+            here = _kth(k, pieces[k], low, high)
+            if here is not None:
+                found[k] = here
+                del bounds[k]
+            else:
+                above = k <= sum(piece.above for piece in pieces[k])
+                bounds[k] = (high, _most(sample)) if above else (sample.dtype.type(0), low)
+    return found
+
+
+def _kth(k: int, pieces: Sequence[_Piece], low: Any, high: Any) -> Kth | None:
+    """None if it lies outside the bounds."""
+    above = sum(piece.above for piece in pieces)
+    down_to_high = sum(piece.down_to_high for piece in pieces)
+    between = np.concatenate([piece.between for piece in pieces])
+    if above < k <= down_to_high:
+        return Kth(high, [(p.start, p.down_to_high - p.above) for p in pieces], k - above)
+    if down_to_high < k <= down_to_high + between.size:
+        place = between.size - (k - down_to_high)
+        code = np.partition(between, place)[place]
+        room = k - down_to_high - int(np.count_nonzero(between > code))
+        return Kth(code, [(p.start, int(np.count_nonzero(p.between == code))) for p in pieces], room)
+    if down_to_high < k <= sum(piece.down_to_low for piece in pieces):
+        tied = [(p.start, p.down_to_low - p.down_to_high - p.between.size) for p in pieces]
+        return Kth(low, tied, k - down_to_high - between.size)
+    return None
+
+
+def _last(w: Entries, found: Kth) -> int:
+    """Where the entry is that was found."""
+    so_far = np.cumsum([n for _, n in found.tied])
+    piece = int(np.searchsorted(so_far, found.room))
+    start, tied = found.tied[piece]
+    words = words_of(w.from_(start)[:PIECE])
+    ties = np.flatnonzero(words & _most(words) == found.code)
+    return int(start + ties[found.room - (int(so_far[piece]) - tied) - 1])
 
 
 def words_of(floats: np.ndarray[Any, Any]) -> Words:
@@ -121,13 +152,14 @@ def _most(words: Words) -> Any:
 
 
 def _bounds(sample: Words, share: float) -> tuple[Any, Any]:
-    """Two magnitudes between which that of this rank, as a share of all, most likely lies."""
-    ordered, rank = np.sort(sample)[::-1], share * sample.size
+    """Two magnitudes between which that of this rank, as a share of all, most likely lies. sample: sorted, the
+    largest first."""
+    rank = share * sample.size
     away = DEVIATIONS * (rank * (1 - share)) ** 0.5 + DEVIATIONS
     first, last = int(rank - away), int(rank + away) + 1
     return (
-        ordered[last] if last < sample.size else sample.dtype.type(0),
-        ordered[first] if first >= 0 else _most(sample),
+        sample[last] if last < sample.size else sample.dtype.type(0),
+        sample[first] if first >= 0 else _most(sample),
     )
 
 
