@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -42,3 +44,20 @@ def in_blocks(w: np.ndarray) -> Entries:
     size = min(130, w.size)
     starts = sorted({0, *range(min(7, w.size - size), w.size - size, size), w.size - size})
     return Entries(w.size, w.dtype, starts, lambda k: w[k : k + size], lambda n: w[:n])
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_blocks_are_let_go(spread: float) -> None:
+    w = np.float32(1) + np.float32(spread) * np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    def block(start: int) -> np.ndarray:
+        nonlocal most
+        made = w[start : start + 100].copy()
+        alive[:] = [*(ref for ref in alive if ref() is not None), weakref.ref(made)]
+        most = max(most, len(alive))
+        return made
+
+    last_of_largest(Entries(w.size, w.dtype, range(0, 1000, 100), block, lambda n: w[:n]), [(500,)])
+    assert most <= 2

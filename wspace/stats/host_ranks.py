@@ -1,8 +1,9 @@
 """Order statistics of magnitudes on the host: the k-th largest between two bounds that a sample gives, in one pass.
 
 A partition takes a copy, and thirty times as long where many entries are equal, as in differences of bfloat16. Here
-pieces that stay in the cache are compared with the bounds; what lies strictly between them is few, and ties with them
-are only counted. Should the k-th lie outside, the other side is looked at in a second pass.
+pieces that stay in the cache are compared with the bounds; what lies strictly between them is few, and where it is not,
+there are few values that many entries share: these are bounds too, and what equals a bound is only counted. Should the
+k-th lie outside, the other side is looked at in a second pass.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ Words = np.ndarray[Any, Any]  # floats as unsigned integers of their width
 PIECE = 2**16  # entries that are looked at together
 SAMPLE = 2**15  # entries of which bounds are made
 DIGIT = 16  # bits that are counted together, in parts
+FEW = 4  # values within the bounds that are bounds themselves
 DEVIATIONS = 4  # of a rank in the sample, that the bounds are away
 
 
@@ -54,34 +56,33 @@ def kth_largest(w: Entries, ranks: Sequence[int]) -> dict[int, Kth]:
     while bounds:
         pieces: dict[int, list[_Piece]] = {k: [] for k in bounds}
         for start, floats in w:
-            for k, (low, high) in bounds.items():
-                pieces[k] += _look(start, words_of(floats), low, high)
-        for k, (low, high) in list(bounds.items()):
-            here = _kth(k, pieces[k], low, high)
+            for k, edges in bounds.items():
+                pieces[k] += _look(start, words_of(floats), edges)
+        for k, edges in list(bounds.items()):
+            here = _kth(k, pieces[k], edges)
             if here is not None:
                 found[k] = here
                 del bounds[k]
             else:
-                above = k <= sum(piece.above for piece in pieces[k])
-                bounds[k] = (high, _most(sample)) if above else (sample.dtype.type(0), low)
+                higher = k <= sum(piece.above[-1] for piece in pieces[k])
+                bounds[k] = (edges[-1], _most(sample)) if higher else (sample.dtype.type(0), edges[0])
     return found
 
 
-def _kth(k: int, pieces: Sequence[_Piece], low: Any, high: Any) -> Kth | None:
+def _kth(k: int, pieces: Sequence[_Piece], edges: Sequence[Any]) -> Kth | None:
     """None if it lies outside the bounds."""
-    above = sum(piece.above for piece in pieces)
-    down_to_high = sum(piece.down_to_high for piece in pieces)
-    between = np.concatenate([piece.between for piece in pieces])
-    if above < k <= down_to_high:
-        return Kth(high, [(p.start, p.down_to_high - p.above) for p in pieces], k - above)
-    if down_to_high < k <= down_to_high + between.size:
-        place = between.size - (k - down_to_high)
-        code = np.partition(between, place)[place]
-        room = k - down_to_high - int(np.count_nonzero(between > code))
-        return Kth(code, [(p.start, int(np.count_nonzero(p.between == code))) for p in pieces], room)
-    if down_to_high < k <= sum(piece.down_to_low for piece in pieces):
-        tied = [(p.start, p.down_to_low - p.down_to_high - p.between.size) for p in pieces]
-        return Kth(low, tied, k - down_to_high - between.size)
+    above, least = (np.sum([getattr(p, side) for p in pieces], axis=0).tolist() for side in ("above", "least"))
+    for i, edge in enumerate(edges):
+        if above[i] < k <= least[i]:
+            return Kth(edge, [(p.start, p.least[i] - p.above[i]) for p in pieces], k - above[i])
+    for i in range(len(edges) - 1):
+        if least[i + 1] < k <= above[i]:
+            between = np.concatenate([p.between for p in pieces])
+            between = between[(between > edges[i]) & (between < edges[i + 1])]
+            place = between.size - (k - least[i + 1])
+            code = np.partition(between, place)[place]
+            room = k - least[i + 1] - int(np.count_nonzero(between > code))
+            return Kth(code, [(p.start, int(np.count_nonzero(p.between == code))) for p in pieces], room)
     return None
 
 
@@ -151,39 +152,45 @@ def _most(words: Words) -> Any:
     return words.dtype.type(np.iinfo(words.dtype).max >> 1)
 
 
-def _bounds(sample: Words, share: float) -> tuple[Any, Any]:
-    """Two magnitudes between which that of this rank, as a share of all, most likely lies. sample: sorted, the
-    largest first."""
+def _bounds(sample: Words, share: float) -> Sequence[Any]:
+    """Magnitudes, rising, between the first and last of which that of this rank, as a share of all, most likely lies.
+
+    sample: sorted, the largest first. All values that occur there if they are FEW, else two.
+    """
     rank = share * sample.size
     away = DEVIATIONS * (rank * (1 - share)) ** 0.5 + DEVIATIONS
     first, last = int(rank - away), int(rank + away) + 1
-    return (
-        sample[last] if last < sample.size else sample.dtype.type(0),
-        sample[first] if first >= 0 else _most(sample),
+    ends = [_most(sample)] * (first < 0), [sample.dtype.type(0)] * (last >= sample.size)
+    values = np.unique(
+        np.concatenate([*(np.array(end, sample.dtype) for end in ends), sample[max(first, 0) : last + 1]])
     )
+    return list(values if values.size <= FEW else values[[0, -1]])
 
 
 class _Piece(NamedTuple):
-    """Where a piece begins, how many of its magnitudes are above `high`, at least `high`, at least `low`; and those
-    strictly between."""
+    """Where a piece begins, how many of its magnitudes are above each bound, and at least as large; and those between
+    the first and the last bound that equal none."""
 
     start: int
-    above: int
-    down_to_high: int
-    down_to_low: int
+    above: Sequence[int]
+    least: Sequence[int]
     between: Words
 
 
-def _look(first: int, words: Words, low: Any, high: Any) -> Iterator[_Piece]:
+def _look(first: int, words: Words, edges: Sequence[Any]) -> Iterator[_Piece]:
     """Pieces that stay in the cache."""
     scratch, offsets, most = np.empty(PIECE, words.dtype), np.empty(PIECE, words.dtype), _most(words)
+    low, *inner = edges
     for start in range(0, words.size, PIECE):
         part = words[start : start + PIECE]
         piece = np.bitwise_and(part, most, out=scratch[: part.size])
-        above, down_to_high = int(np.count_nonzero(piece > high)), int(np.count_nonzero(piece >= high))
-        down_to_low = down_to_high if low == high else int(np.count_nonzero(piece >= low))
-        between = words[:0]
-        if high - low > 1:
+        above = [int(np.count_nonzero(piece > edge)) for edge in edges]
+        least = [int(np.count_nonzero(piece >= edge)) for edge in edges]
+        between = np.empty(0, words.dtype)  # a view would keep the block
+        if above[0] > least[-1]:
             offset = np.subtract(piece, low + 1, out=offsets[: piece.size])  # below low: wraps around
-            between = piece[offset < high - low - 1]
-        yield _Piece(first + start, above, down_to_high, down_to_low, between)
+            strictly = offset < edges[-1] - low - 1
+            for edge in inner[:-1]:
+                strictly &= piece != edge
+            between = piece[strictly]
+        yield _Piece(first + start, above, least, between)
