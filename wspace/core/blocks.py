@@ -312,7 +312,8 @@ def _compiled(
             values |= zip(step.makes, made, strict=True)
         return [values[n] for n in makes]
 
-    return jax.jit(run, compiler_options=WIDE), takes, makes
+    options = WIDE if jax.default_backend() == "cpu" else None  # other compilers may refuse what they don't know
+    return jax.jit(run, compiler_options=options), takes, makes
 
 
 def bound(eqn: Any, given: Sequence[Any], **other: Any) -> Sequence[Any]:
