@@ -256,7 +256,7 @@ def _starts(size: int, array: np.ndarray[Any, Any]) -> list[int]:
     """Where blocks begin. The last one overlaps, so that all have one shape; the first one too, if what lies in a file
     does not begin where jax can read without a copy."""
     ahead, itemsize = -array.ctypes.data % ALIGNED, array.itemsize
-    first = 0 if ahead % itemsize else ahead // itemsize
+    first = 0 if ahead % itemsize else ahead // itemsize % BLOCK
     return sorted({0, *range(first, size - BLOCK, BLOCK), size - BLOCK})
 
 
