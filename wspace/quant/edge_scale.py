@@ -118,7 +118,7 @@ def soft_bit_count(codes: Array, resolution: Array | float = 64.0, last: int = 1
         return jnp.sum(count) / c.size
 
     levels = jnp.arange(-last, last + 1, dtype=c.dtype)
-    value, slope = lax.map(jax.value_and_grad(share), levels)
+    value, slope = lax.map(jax.checkpoint(jax.value_and_grad(share)), levels)  # else each level's arrays are kept
     at = (lax.stop_gradient(q) + last).astype(jnp.int32)
     n = value[at] + lax.stop_gradient(slope[at]) * (q - lax.stop_gradient(q))
     return -jnp.sum(jnp.log2(jnp.maximum(n, 1e-30)))  # a smaller number times log 2 may be flushed to zero
