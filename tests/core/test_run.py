@@ -50,6 +50,26 @@ def test_reads_each_weight_once_a_pass_and_others_once() -> None:
     assert list(sink) == ["w", "v", "n"] and sink["n"] == 2**40 and sink["n"].dtype == np.int64
 
 
+class Asked(dict[str, Any]):
+    """Shapes and dtypes, and how often they were asked for."""
+
+    times = 0
+
+    def __getitem__(self, name: str) -> Any:
+        self.times += 1
+        return super().__getitem__(name)
+
+
+def test_shapes_of_a_leaf_are_asked_for_as_often_in_a_large_checkpoint_as_in_a_small_one() -> None:
+    def times(leaves: int) -> float:
+        source = Lazy(**{f"w{k}": np.ones(2, np.float32) for k in range(leaves)})
+        source.specs = Asked(source.specs)
+        ws.stream(mean(), [source, source], {})
+        return source.specs.times / leaves
+
+    assert times(8) == times(64)
+
+
 def test_a_checkpoint_and_a_flat_dict_mix() -> None:
     sink: dict[str, Any] = {}
     ws.stream(mean(), [lazy(1.0), {"w": jnp.full(2, 3.0), "v": jnp.zeros(3), "n": np.int64(2**40)}], sink)

@@ -20,7 +20,7 @@ import numpy as np
 from wspace.core.errors import FormatError
 from wspace.io import open_checkpoint, verify, write_folder
 
-CHANGES = ("open", "mkdir", "rename", "unlink", "rmdir", "pwrite", "fsync")
+CHANGES = ("open", "mkdir", "rename", "unlink", "rmdir", "pwrite", "pwritev", "fsync")
 NAMES = ("a", "b")
 
 

@@ -43,17 +43,17 @@ def untouched(path: Path) -> bool:
 @pytest.mark.parametrize("limit", [0, 100, 1_000_000, 2_400_000])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_disk_full_at_any_byte(out: Path, monkeypatch: pytest.MonkeyPatch, limit: int, number: int) -> None:
-    original, written = os.pwrite, 0
+    original, written = os.pwritev, 0
 
-    def full(handle: int, data: Any, at: int) -> int:
+    def full(handle: int, data: list[memoryview], *where: int) -> int:
         nonlocal written
-        done = original(handle, memoryview(data)[: max(0, limit - written)], at)
+        done = original(handle, [data[0][: max(0, limit - written)]], *where)
         written += done
         if done == 0:
             raise OSError(number, os.strerror(number))
         return done
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "pwritev", full)
     with pytest.raises(WspaceError) as caught:
         write_tree(out, NEW, overwrite=True)
     message = str(caught.value)
@@ -64,23 +64,42 @@ def test_disk_full_at_any_byte(out: Path, monkeypatch: pytest.MonkeyPatch, limit
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda handle, data, at: original(handle, memoryview(data)[:4097], at))
+    original = os.pwritev
+    monkeypatch.setattr(os, "pwritev", lambda handle, data, *where: original(handle, [data[0][:4097]], *where))
     write_tree(tmp_path / "out", {"w": np.arange(10_000)})
     assert np.array_equal(open_checkpoint(tmp_path / "out")["w"], np.arange(10_000))
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EOPNOTSUPP, "no"), OSError(errno.EINVAL, "no"), NotImplementedError()])
+def test_systems_that_can_t_write_past_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    refused = []
+
+    def older(call: Callable[..., int]) -> Callable[..., int]:
+        def moved(handle: int, data: list[memoryview], at: int, flags: int = 0) -> int:
+            if flags:
+                refused.append(call)
+                raise error
+            return call(handle, data, at)
+
+        return moved
+
+    monkeypatch.setattr(os, "pwritev", older(os.pwritev))
+    monkeypatch.setattr(os, "preadv", older(os.preadv))
+    w = np.arange(300_000)
+    write_tree(tmp_path / "out", {"w": w})
+    assert np.array_equal(open_checkpoint(tmp_path / "out")["w"], w) and len(set(refused)) == 2
+
+
 def test_a_write_that_reads_back_otherwise_is_not_committed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = os.pwrite
+    original = os.pwritev
 
-    def flips(handle: int, data: Any, at: int) -> int:
-        return (
-            original(handle, bytes(data[:-1]) + bytes([data[-1] ^ 1]), at)
-            if len(data) == 7
-            else original(handle, data, at)
-        )
+    def flips(handle: int, data: list[memoryview], *where: int) -> int:
+        whole = bytes(data[0])
+        return original(handle, [whole[:-1] + bytes([whole[-1] ^ 1])] if len(whole) == 7 else data, *where)
 
-    monkeypatch.setattr(os, "pwrite", flips)
+    monkeypatch.setattr(os, "pwritev", flips)
     with pytest.raises(IntegrityError, match="leaf 'v' reads back other than it was written"):
         write_tree(out, NEW, overwrite=True)
     monkeypatch.undo()

@@ -131,8 +131,13 @@ def dense(leaf: Leaf) -> Array:
 
 def in_double(leaves: Any) -> contextlib.AbstractContextManager[Any]:
     """64-bit mode while one of the arrays is float64, so that it is computed in float64 wherever it comes from."""
-    wide = any(getattr(x, "dtype", None) == jnp.float64 for x in jax.tree.leaves(leaves))
-    return jax.enable_x64(True) if wide and not jax.config.read("jax_enable_x64") else contextlib.nullcontext()
+    off = has_double(leaves) and not jax.config.read("jax_enable_x64")
+    return jax.enable_x64(True) if off else contextlib.nullcontext()
+
+
+def has_double(leaves: Any) -> bool:
+    """Whether one of the arrays is float64."""
+    return any(getattr(x, "dtype", None) == jnp.float64 for x in jax.tree.leaves(leaves))
 
 
 def materialize(tree: Tree) -> Tree:

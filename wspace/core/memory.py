@@ -10,7 +10,6 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path as File
 from typing import Any, NamedTuple
 
 import jax.extend.core as jex
@@ -61,7 +60,8 @@ class Held(NamedTuple):
 def anonymous() -> int:
     """Anonymous bytes of this process now; 0 where the system does not say."""
     try:
-        resident, shared = File("/proc/self/statm").read_text().split()[1:3]
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            resident, shared = file.read().split()[1:3]
     except (OSError, ValueError):
         return 0
     return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")

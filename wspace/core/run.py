@@ -19,7 +19,7 @@ from wspace.core.axes import Axes
 from wspace.core.buffers import keeping
 from wspace.core.containers import as_params
 from wspace.core.errors import SideTreeError, TooLarge, WspaceError
-from wspace.core.implicit import in_double
+from wspace.core.implicit import has_double, in_double
 from wspace.core.memory import RESERVE, Held, anonymous, cut, held, least, parts, weighed
 from wspace.core.overlap import Transport, overlapped, plain
 from wspace.core.parted import pieces
@@ -180,8 +180,9 @@ def transfer(ready: Ready, sink: MutableMapping[Any, Leaf], progress: Progress |
             progress(done, total, path)
 
     files = any(not isinstance(x, dict) for x in (sink, *(s.source for s in work.sources)))
-    around = overlapped(read, write, lambda: _precision(work)) if files else contextlib.nullcontext(plain(read, write))
-    with _precision(work), keeping(ready.spare), around as transport:
+    precision = _precision(work)
+    around = overlapped(read, write, precision) if files else contextlib.nullcontext(plain(read, write))
+    with precision(), keeping(ready.spare), around as transport:
         _run(ready, transport, tell)
     for path in work.names:
         if path not in work.specs and path not in ready.done:
@@ -194,7 +195,7 @@ def _on_shapes(ready: Ready, weigh: bool) -> Ready:
     costs: dict[Path, Held] | None = {} if weigh else None
     order = list(work.specs)
     given = {path: (tuple(s.abstract(path) for s in work.sources), work.side(path, read=False)) for path in order}
-    with _precision(work):
+    with _precision(work)():
         found = _traced(ready, given)
         if found is not None:
             if costs is not None:
@@ -324,9 +325,11 @@ def _at(t: Transform, spec: Spec) -> Iterator[None]:
         raise
 
 
-def _precision(work: Aligned) -> contextlib.AbstractContextManager[Any]:
-    """64-bit mode while a float64 leaf is in one of the trees."""
-    return in_double([source.abstract(path) for source in work.sources for path in work.specs])
+def _precision(work: Aligned) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """64-bit mode, for a thread, if a float64 leaf is in one of the trees. All leaves are looked at once."""
+    leaves = (source.abstract(path) for source in work.sources for path in work.specs)
+    wide = [x for x in leaves if has_double(x)][:1]
+    return lambda: in_double(wide)
 
 
 def _check_key(t: Transform, key: Array | None) -> None:

@@ -33,6 +33,7 @@ from wspace.io.processes import ALONE, Processes, processes_of
 from wspace.io.safetensors import INDEX, SINGLE, SafetensorsFolder
 from wspace.io.source import Checkpoint
 from wspace.io.stage import staged, sync
+from wspace.io.uncached import read_at, write_at
 
 
 class FolderSink:
@@ -134,9 +135,9 @@ class FolderSink:
             for begin, data in pieces:
                 in_order = digest is not None and begin == hashed
                 for at, piece in zip(range(start + begin, start + begin + data.size, CHUNK), chunks(data), strict=True):
-                    _write_at(handle, piece, at)
+                    write_at(handle, piece, at)
                     found = back[: piece.size]
-                    if os.preadv(handle, [found.data], at) != piece.size or not _same(found, piece):
+                    if not read_at(handle, found, at) or not _same(found, piece):
                         raise IntegrityError(
                             f"{printable(path)}: leaf '{printable(name)}' reads back other than it was written"
                         )
@@ -215,7 +216,7 @@ class FolderSink:
             layout = self._files[file]
             handle = os.open(self.directory / file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             try:
-                _write_at(handle, np.frombuffer(layout.header, np.uint8), 0)
+                write_at(handle, np.frombuffer(layout.header, np.uint8), 0)
             finally:
                 os.close(handle)
 
@@ -336,13 +337,6 @@ def _cut(specs: dict[str, Spec], most: int, notes: Mapping[str, str], structure:
         return {SINGLE: lay_out(specs, notes, {"tree": structure} if structure else {}, SINGLE)}
     names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     return {name: lay_out(shard, notes, {}, name) for name, shard in zip(names, shards, strict=True)}
-
-
-def _write_at(handle: int, data: np.ndarray[Any, Any], at: int) -> None:
-    view = data.data
-    while view:
-        done = os.pwrite(handle, view, at)
-        view, at = view[done:], at + done
 
 
 def _digest_at(path: Path, start: int, size: int) -> str:

@@ -63,7 +63,7 @@ def arcee_fusion(spread: Array | float = 1.5, axis: int = -1) -> Transform:
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
         (w,) = leaves
-        check_countable(w, ctx.spec.path)
+        check_countable(w, ctx.spec)
         if w.size < 2:
             return w
         along = axis if -w.ndim <= axis < w.ndim else -1

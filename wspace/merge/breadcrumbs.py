@@ -61,7 +61,7 @@ def crumbs(
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
         (w,) = leaves
-        check_countable(w, ctx.spec.path)
+        check_countable(w, ctx.spec)
         if w.size == 0:
             return w
         keep = count_of(of_model(density, ctx), w.size, floor=True)

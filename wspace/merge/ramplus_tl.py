@@ -65,7 +65,7 @@ def ramplus_tl(r: Array | float = 0.1, alpha: Array | float = 0.2, epsilon: Arra
     """
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
-        check_countable(leaves[0], ctx.spec.path)
+        check_countable(leaves[0], ctx.spec)
         return ramplus_tl_array(leaves, r, alpha, epsilon)
 
     return around_base(leafwise("ramplus_tl", apply, arity=None), name="ramplus_tl")

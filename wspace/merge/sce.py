@@ -74,7 +74,7 @@ def sce(density: Array | float = 1.0, floor: Array | float = 0.0) -> Transform:
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
         first = leaves[0]
-        check_countable(first, ctx.spec.path)
+        check_countable(first, ctx.spec)
         if first.size == 0:
             return first
         return sce_array(leaves, density, count_of(density, first.size, floor=True), floor)

@@ -18,7 +18,7 @@ from wspace.core.fold import Fold
 
 Words = np.ndarray[Any, Any]  # floats as unsigned integers of their width
 
-PIECE = 2**16  # entries that are looked at together
+PIECE = 2**17  # entries that are looked at together
 SAMPLE = 2**15  # entries of which bounds are made
 DIGIT = 16  # bits that are counted together, in parts
 FEW = 4  # values within the bounds that are bounds themselves
@@ -54,17 +54,15 @@ def kth_largest(w: Entries, ranks: Sequence[int]) -> dict[int, Kth]:
     sample = np.sort(sample & _most(sample))[::-1]
     bounds, found = {k: _bounds(sample, k / w.size) for k in ranks}, dict[int, Kth]()
     while bounds:
-        pieces: dict[int, list[_Piece]] = {k: [] for k in bounds}
-        for start, floats in w:
-            for k, edges in bounds.items():
-                pieces[k] += _look(start, words_of(floats), edges)
-        for k, edges in list(bounds.items()):
-            here = _kth(k, pieces[k], edges)
+        every = list(bounds.values())
+        looked = [pieces for start, floats in w for pieces in _look(start, words_of(floats), every)]
+        for (k, edges), pieces in zip(list(bounds.items()), zip(*looked, strict=True), strict=True):
+            here = _kth(k, pieces, edges)
             if here is not None:
                 found[k] = here
                 del bounds[k]
             else:
-                higher = k <= sum(piece.above[-1] for piece in pieces[k])
+                higher = k <= sum(piece.above[-1] for piece in pieces)
                 bounds[k] = (edges[-1], _most(sample)) if higher else (sample.dtype.type(0), edges[0])
     return found
 
@@ -177,20 +175,24 @@ class _Piece(NamedTuple):
     between: Words
 
 
-def _look(first: int, words: Words, edges: Sequence[Any]) -> Iterator[_Piece]:
-    """Pieces that stay in the cache."""
-    scratch, offsets, most = np.empty(PIECE, words.dtype), np.empty(PIECE, words.dtype), _most(words)
-    low, *inner = edges
+def _look(first: int, words: Words, every: Sequence[Sequence[Any]]) -> Iterator[list[_Piece]]:
+    """Pieces that stay in the cache, each with all of the bounds. first: where the words begin."""
+    scratch, most = np.empty(PIECE, words.dtype), _most(words)
     for start in range(0, words.size, PIECE):
         part = words[start : start + PIECE]
         piece = np.bitwise_and(part, most, out=scratch[: part.size])
-        above = [int(np.count_nonzero(piece > edge)) for edge in edges]
-        least = [int(np.count_nonzero(piece >= edge)) for edge in edges]
-        between = np.empty(0, words.dtype)  # a view would keep the block
-        if above[0] > least[-1]:
-            offset = np.subtract(piece, low + 1, out=offsets[: piece.size])  # below low: wraps around
-            strictly = offset < edges[-1] - low - 1
-            for edge in inner[:-1]:
-                strictly &= piece != edge
-            between = piece[strictly]
-        yield _Piece(first + start, above, least, between)
+        yield [_piece(first + start, piece, edges) for edges in every]
+
+
+def _piece(start: int, words: Words, edges: Sequence[Any]) -> _Piece:
+    least = [int(np.count_nonzero(words >= edge)) for edge in edges]
+    above, between = [int(np.count_nonzero(words > edges[-1]))], words[:0].copy()  # a view would keep the piece
+    if len(edges) > 1:
+        low, *inner, high = edges
+        strictly = words - (low + 1) < high - low - 1  # below low it wraps around
+        for edge in inner:
+            strictly &= words != edge
+        between = words[strictly]
+        gaps = np.histogram(between, edges)[0].tolist() if inner else [between.size]
+        above = [*(n + gap for n, gap in zip(least[1:], gaps, strict=True)), *above]
+    return _Piece(start, above, least, between)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from wspace.core.errors import ShapeError, WspaceError
+from wspace.core.select import Spec
 from wspace.core.twins import InParts, after_a_look
 from wspace.core.typing import Array
 from wspace.stats.histogram import DIGIT, histogram, largest_digit
@@ -215,11 +216,12 @@ def keep_largest(w: Array, keep: Array | int) -> Array:
     return jnp.where(largest_mask(w, keep), w, jnp.zeros((), w.dtype))
 
 
-def check_countable(w: Array, path: str = "a leaf") -> None:
-    """Raises ShapeError if a leaf has more elements than a uint32 counts."""
+def check_countable(w: Array, spec: Spec | None = None) -> None:
+    """Raises ShapeError if a leaf has more elements than a uint32 counts. spec: of the leaf, for its path."""
     if w.size > COUNTABLE:
+        leaf = "a leaf" if spec is None else spec.path
         raise ShapeError(
-            f"{path} of {w.size} elements is more than can be ranked at once; split it along its stack axis"
+            f"{leaf} of {w.size} elements is more than can be ranked at once; split it along its stack axis"
         )
 
 

@@ -43,7 +43,7 @@ def ranking(score: Score, sparsity: Array | float) -> tuple[Fold, Fold, Fold]:
 
     def high(leaves: tuple[Leaf, ...], ctx: Context) -> tuple[int, Wide]:
         x = score(leaves, ctx)
-        check_countable(x, ctx.spec.path)
+        check_countable(x, ctx.spec)
         return x.size, wide(_high_counts(x))
 
     def low(leaves: tuple[Leaf, ...], ctx: Context) -> tuple[Cut, Wide]:
