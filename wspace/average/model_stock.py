@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 
 import jax
 import jax.numpy as jnp
 
 from wspace.core.compose import around_base
 from wspace.core.errors import ShapeError
+from wspace.core.totals import adds_up
 from wspace.core.transform import Context, Transform, leafwise
 from wspace.core.typing import Array
-from wspace.stats.norms import length
+from wspace.stats.norms import root
 
 SMALLEST = 1e-6  # a product of norms, and a denominator, below which there is no angle: the first one is mergekit's
 
@@ -25,18 +26,31 @@ def model_stock_array(deltas: Sequence[Array], axis: int | None = None) -> Array
 
     axis: None for one angle a leaf, or the axis that each filter's entries lie along.
     """
-    return _part_of_mean(deltas, _share(deltas, axis))
+    return _part_of_mean(deltas, _share(wspace_gram(*deltas) if axis is None else _along(deltas, axis), len(deltas)))
+
+
+@adds_up
+def wspace_gram(*deltas: Array) -> dict[tuple[int, int], Array]:
+    """The inner products of all pairs, an array with itself too: (i, j) with i <= j."""
+    return _products(deltas)
 
 
 @partial(jax.jit, static_argnames="axis")
-def _share(deltas: Sequence[Array], axis: int | None) -> Array:
-    """How far towards the mean: t, a scalar or one number a filter. On its own, the rest is entry-wise."""
-    norms = [length(d, axis) for d in deltas]
-    keep, n = axis is not None, len(deltas)
-    cosines = [
-        jnp.sum(deltas[i] * deltas[j], axis=axis, keepdims=keep) / jnp.maximum(norms[i] * norms[j], SMALLEST)
-        for i, j in combinations(range(n), 2)
-    ]
+def _along(deltas: Sequence[Array], axis: int) -> dict[tuple[int, int], Array]:
+    """The same along an axis, which stays."""
+    return _products(deltas, axis)
+
+
+def _products(deltas: Sequence[Array], axis: int | None = None) -> dict[tuple[int, int], Array]:
+    pairs = combinations_with_replacement(range(len(deltas)), 2)
+    return {(i, j): jnp.sum(deltas[i] * deltas[j], axis=axis, keepdims=axis is not None) for i, j in pairs}
+
+
+@partial(jax.jit, static_argnames="n")
+def _share(products: Mapping[tuple[int, int], Array], n: int) -> Array:
+    """How far towards the mean of n: t, a scalar or one number a filter."""
+    norms = [root(products[i, i]) for i in range(n)]
+    cosines = [products[i, j] / jnp.maximum(norms[i] * norms[j], SMALLEST) for i, j in combinations(range(n), 2)]
     c = sum(jnp.clip(x, -1, 1) for x in cosines[1:]) + jnp.clip(cosines[0], -1, 1)
     c = c / len(cosines)
     below = 1 + (n - 1) * c

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from wspace.core.buffers import ALIGNED, empty
-from wspace.core.entries import Entries, entries_of
+from wspace.core.entries import Entries, added, entries_of
 from wspace.core.operations import ADDS, CASTS, MULTIPLIES, does, has, inside, is_entrywise, is_placed, sequence, words
-from wspace.core.twins import LOOKS, PLACED
+from wspace.core.twins import LOOKS, PLACED, TOTALS
 
 BLOCK = 2**19  # entries of a block: 2 MB of float32
 WIDE = {"xla_cpu_prefer_vector_width": 512}  # bits, where there are so many: random numbers in 0.6 of the time
@@ -53,7 +53,8 @@ def entrywise(closed: Any, made: Any, arrays: int, apart: bool = False) -> Progr
 
 class _Step(NamedTuple):
     """One operation, and the numbers of the values that it takes and makes. whole: it needs whole arrays. placed: what
-    it makes depends on the position. learns: the number of what its look learns; -1: it has none."""
+    it makes depends on the position. learns: the number of what its look learns; -1: it has none. adds: it gives sums,
+    of blocks."""
 
     eqn: Any
     takes: tuple[int, ...]
@@ -61,13 +62,20 @@ class _Step(NamedTuple):
     whole: bool = False
     placed: bool = False
     learns: int = -1
+    adds: bool = False
+
+    @property
+    def scans(self) -> bool:
+        """Whether it needs all of its arrays, but not at once."""
+        return self.adds or self.learns >= 0
 
 
 class Program:
     """What is done to one leaf. Values have numbers: the arrays first, then all others as they come up.
 
     whole: the values with one entry for each of the leaf's, and their dtypes. small: known values without.
-    key: the number of the random key, which is small. drawn: values that depend on positions; once there, they stay.
+    key: the number of the random key, which is small. drawn: values that depend on positions; what is needed to have
+    them again stays.
     text: equal for leaves whose programs are equal but for the shape and the small values.
     """
 
@@ -116,6 +124,7 @@ class Program:
             inner, looks, placed = inside(eqn), eqn.params.get("name") in LOOKS, is_placed(eqn)
             joined = eqn.primitive.name in JOINS and eqn.params["axes"] == tuple(range(len(self.shape)))
             sums = joined if self.apart else not called and all(v.aval.shape != self.shape for v in eqn.outvars)
+            adds = sums and eqn.params.get("name") in TOTALS
             if not (placed or sums or is_entrywise(eqn, self.shape)):
                 if inner is None or (not self.apart and has(inner.jaxpr, MULTIPLIES) and has(inner.jaxpr, ADDS)):
                     return None  # taken apart, a product and a sum that were fused would round apart
@@ -127,7 +136,7 @@ class Program:
             makes = tuple(self.new(v.aval) for v in eqn.outvars)
             numbers |= dict(zip(eqn.outvars, makes, strict=True))
             whole = looks or (sums and any(v.aval.shape == self.shape for v in eqn.invars))
-            self.steps.append(_Step(eqn, tuple(takes), makes, whole, placed, self.number() if looks else -1))
+            self.steps.append(_Step(eqn, tuple(takes), makes, whole, placed, self.number() if looks else -1, adds))
             if (placed and not looks) or self.drawn & set(takes):
                 self.drawn |= set(makes) & self.whole.keys()
             dtypes = tuple(v.aval.dtype for v in eqn.invars)
@@ -148,11 +157,29 @@ class Program:
         took: set[int] = set()
         for step in self.steps:
             if step.whole:
-                takes = set(step.takes) if step.learns < 0 else set(step.takes) & (self.drawn | took)
-                made |= self.drawn & takes | (set(step.makes) if step.learns < 0 else set())
+                takes = self._needs(step) | (set(step.takes) & took if step.scans else set())
+                made |= self.drawn & takes | (set() if step.scans else set(step.makes))
                 peak.append(sum(size.get(n, 0) for n in made | takes))
                 took = takes
         return max(*peak, sum(size.get(n, 0) for n in made | {self.result}))
+
+    def _needs(self, step: _Step) -> set[int]:
+        """The whole arrays that have to be there for a step: those that it takes; for one that scans, of what was
+        drawn the masks that it is made of, or itself if there are none."""
+        takes = {n for n in step.takes if n in self.whole}
+        if not step.scans:
+            return takes
+        makers = {n: s for s in self.steps for n in s.makes}
+
+        def masks(n: int) -> set[int]:
+            if n not in self.drawn:
+                return set()
+            if np.dtype(self.whole[n]).kind == "b":
+                return {n}
+            before = set[int]() if makers[n].placed else {m for k in makers[n].takes for m in masks(k)}
+            return before or {n}
+
+        return {m for n in takes for m in masks(n)}
 
     def __call__(self, arrays: Sequence[np.ndarray[Any, Any]], key: Any = None) -> np.ndarray[Any, Any]:
         """The result for arrays of the leaf's shape; or for a piece of each, of at least BLOCK entries, if it cuts."""
@@ -168,9 +195,14 @@ class Program:
         for step in self.steps:
             if step.whole:
                 took = {n: x for n, x in took.items() if n in step.takes}
-                needed = {n for n in step.takes if n in self.whole and (step.learns < 0 or n in self.drawn)}
-                took |= {n: self.array(n, whole, small, lazy, text) for n in needed - took.keys()}
+                needed = self._needs(step) - took.keys()
+                took |= {n: self.array(n, whole, small, lazy, text) for n in needed}
                 whole |= {n: x for n, x in took.items() if n in self.drawn}
+                if step.adds:
+                    all_of = [self.entries(n, whole | took, small, lazy, text) for n in step.takes]
+                    sums = added(TOTALS[step.eqn.params["name"]], all_of, BLOCK)
+                    small |= zip(step.makes, jax.tree.leaves(sums), strict=True)
+                    continue
                 if step.learns < 0:
                     for n, x in zip(step.makes, self._on_whole(step, took, small), strict=True):
                         (whole if n in self.whole else small)[n] = x

@@ -7,6 +7,7 @@ then one pass over the leaves for each fold and one to apply.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wspace.core import blocks
 from wspace.core.align import Aligned, Given, align
 from wspace.core.axes import Axes
 from wspace.core.buffers import keeping
@@ -249,7 +251,11 @@ def _run(
                 costs[path] = kinds[kind].beside(costs.get(path))
             own = leaf_key(key, spec.path)
             found = ready.programs.of(spec, given, own, known) if ready.programs and function is t.apply else None
-            return run(given) if found is None else found(jax.tree.leaves(given), own)
+            if found is None:
+                return run(given)
+            if found.program is None and math.prod(spec.shape) >= blocks.BLOCK:  # sums as in memory: in blocks
+                return run(jax.tree.map(jnp.asarray, given))
+            return found(jax.tree.leaves(given), own)
 
     summaries: dict[Path, tuple[Any, ...]] = {path: () for path in work.specs}
     for fold in t.folds if work.specs.keys() - ready.done else ():

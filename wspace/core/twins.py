@@ -14,6 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 LOOKS: dict[str, Callable[..., Any]] = {}
 PLACED: dict[str, tuple[Callable[..., Any], Callable[..., bool]]] = {}
 PARTED: dict[str, InParts] = {}
+TOTALS: dict[str, Callable[..., Any]] = {}  # of `totals.adds_up`
 
 
 def by_position(name: str, fits: Callable[..., bool]) -> Callable[[F], F]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from wspace.core.errors import ShapeError
 from wspace.core.fold import Fold
+from wspace.core.totals import adds_up
 from wspace.core.transform import Context, Transform, leafwise, working
 from wspace.core.typing import Array, Leaf
 from wspace.interpolate.lerp import check_position
@@ -28,8 +29,8 @@ class Products(NamedTuple):
     ab: Array
 
 
-@jax.jit
-def products(a: Array, b: Array) -> Products:
+@adds_up
+def wspace_products(a: Array, b: Array) -> Products:
     """The inner products of two arrays of one shape, as plain reductions: any sharding stays."""
     return Products(jnp.sum(a * a), jnp.sum(b * b), jnp.sum(a * b))
 
@@ -54,7 +55,7 @@ def slerp_array(a: Array, b: Array, t: Array | float, given: Products | None = N
 
         (sin((1 - t) W) a + sin(t W) b) / sin W,   cos W = <a, b> / (|a| |b|);   (1 - t) a + t b if |cos W| >= 0.9995
     """
-    p = products(a, b) if given is None else Products(*(x.astype(a.dtype) for x in given))
+    p = wspace_products(a, b) if given is None else Products(*(x.astype(a.dtype) for x in given))
     share_a, share_b = shares(p, jnp.asarray(t, a.dtype))
     return _sum(a, b, share_a, share_b)
 
@@ -111,6 +112,6 @@ def _tree_products() -> Fold:
 
     def lift(leaves: tuple[Leaf, ...], ctx: Context) -> Products:
         wide = jax.dtypes.canonicalize_dtype(jnp.float64)
-        return products(*(working(x).astype(wide) for x in leaves))
+        return wspace_products(*(working(x).astype(wide) for x in leaves))
 
     return Fold(lift, lambda p, q: Products(*(x + y for x, y in zip(p, q, strict=True))))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
+from wspace.core.totals import adds_up
 from wspace.core.typing import Array
 
 NOTHING = 1e-7  # an L1 norm below which a leaf counts as zero, and is not scaled: mergekit's number
@@ -19,12 +19,22 @@ def with_norm_of(kept: Array, w: Array) -> Array:
     return kept * _ratio(kept, w)
 
 
-@jax.jit
 def _ratio(kept: Array, w: Array) -> Array:
-    """A function of its own, so that the rest is entry-wise: leaves on the host then go in blocks."""
-    before, after = jnp.sum(jnp.abs(w)), jnp.sum(jnp.abs(kept))
+    before, after = wspace_l1(w), wspace_l1(kept)
     there = (before >= NOTHING) & (after >= NOTHING)
     return jnp.where(there, before / jnp.where(there, after, 1), 1)
+
+
+@adds_up
+def wspace_l1(x: Array) -> Array:
+    """The sum of |x|."""
+    return jnp.sum(jnp.abs(x))
+
+
+@adds_up
+def wspace_squares(x: Array) -> Array:
+    """The sum of x^2."""
+    return jnp.sum(x * x)
 
 
 def length(x: Array, axis: int | None = None) -> Array:
@@ -33,5 +43,10 @@ def length(x: Array, axis: int | None = None) -> Array:
     >>> length(jnp.array([3.0, 4.0]))
     Array(5., dtype=float32)
     """
-    squares = jnp.sum(x * x, axis=axis, keepdims=axis is not None)
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)
+    squares = wspace_squares(x) if axis is None else jnp.sum(x * x, axis=axis, keepdims=True)
+    return root(squares)
+
+
+def root(x: Array) -> Array:
+    """The square root of numbers that are not negative; its gradient at zero is zero."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), x)
