@@ -2,10 +2,10 @@
 
 Whether a transform can be is not declared but read from its program for that leaf: every operation has to be
 entry-wise (entry i of the result depends on entry i of the inputs), or be a function that is so once it has looked at
-its arrays (`after_a_look`), or one that gives no array of the leaf's shape, such as a norm. The last get whole arrays;
-all else between input and output are blocks, random numbers that their position determines among them (`by_position`),
-and programs are compiled for one shape whatever the leaves' shapes are. The result is that of the whole leaf to the
-last bit.
+its arrays (`after_a_look`), or one that gives no array of the leaf's shape: sums (`adds_up`) go block by block too,
+others get whole arrays. All else between input and output are blocks, random numbers that their position determines
+among them (`by_position`), and programs are compiled for one shape whatever the leaves' shapes are. The result is that
+of the whole leaf to the last bit.
 """
 
 from __future__ import annotations
