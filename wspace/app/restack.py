@@ -9,7 +9,7 @@ last one, as mergekit's tables of architectures have it; wspace has no such tabl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from wspace.app.changes import set_layers
@@ -17,6 +17,7 @@ from wspace.app.mergekit_recipe import Input, MergeRecipe, Slice
 from wspace.app.settings import layer_counts, layer_of
 from wspace.app.weights import Weights
 from wspace.core.errors import RecipeError, listed, printable
+from wspace.io.source import Named
 
 _BEFORE = re.compile(r"embed(?!_out)|(?:^|[._])(?:wte|wpe|embd|shared|rotary\w*)(?:[._]|$)")
 
@@ -40,7 +41,7 @@ class Stack(NamedTuple):
     places: dict[str, Place]
 
 
-class Renamed(Mapping[str, Any]):
+class Renamed(Named[Any]):
     """Leaves of several sources under other names."""
 
     def __init__(self, where: Mapping[str, tuple[Weights, str]]) -> None:
@@ -50,12 +51,6 @@ class Renamed(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         source, own = self.where[name]
         return source[own]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.specs)
-
-    def __len__(self) -> int:
-        return len(self.specs)
 
 
 def order(merge: MergeRecipe, group: Slice) -> tuple[str, ...]:

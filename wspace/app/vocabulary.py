@@ -8,7 +8,7 @@ the mean of those that have it; zeros if none has. So every model has every row,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,7 @@ from wspace.app.weights import Weights
 from wspace.core.errors import RecipeError, TreeMismatch, nearest, printable
 from wspace.core.implicit import Implicit, dense
 from wspace.io import Spec
+from wspace.io.source import Named
 
 MEAN, ZERO = -1, -2  # donors that are no model
 _BY_TOKEN = re.compile(r"embed|embd|wte|head|shared|output|vocab_projector|predictions")
@@ -53,7 +54,7 @@ class Rows(NamedTuple):
     token: np.ndarray[Any, Any]
 
 
-class Reindexed(Mapping[str, Any]):
+class Reindexed(Named[Any]):
     """A model's leaves, those with a row a token in the rows of the common vocabulary."""
 
     def __init__(self, model: str, sources: Mapping[str, Weights], rows: Rows, by_token: Sequence[str]) -> None:
@@ -96,12 +97,6 @@ class Reindexed(Mapping[str, Any]):
             )
         leaf = self.sources[model][name]
         return np.asarray(dense(leaf) if isinstance(leaf, Implicit) else leaf)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.specs)
-
-    def __len__(self) -> int:
-        return len(self.specs)
 
 
 def with_vocabulary(merge: MergeRecipe, sources: Mapping[str, Weights]) -> dict[str, Weights]:

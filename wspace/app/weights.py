@@ -19,9 +19,10 @@ from wspace.core.align import abstract
 from wspace.core.errors import FormatError, NonFinite, printable
 from wspace.core.implicit import Implicit, dense
 from wspace.io import Adapted, AdapterFolder, Checkpoint, Spec, Whole, flatten_names, open_checkpoint, quantized_by
+from wspace.io.source import Named
 
 
-class Weights(Mapping[str, Any]):
+class Weights(Named[Any]):
     """A named source: arrays by name with `specs`, and what a writer needs to give the same kind of thing back.
 
     Attributes:
@@ -66,12 +67,6 @@ class Weights(Mapping[str, Any]):
     def reading(self, name: str) -> int:
         """Bytes of anonymous memory that reading a leaf takes, at most."""
         return int(self.source.reading(name)) if hasattr(self.source, "reading") else 0
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.specs)
-
-    def __len__(self) -> int:
-        return len(self.specs)
 
     def changed(self, *changes: Change) -> Weights:
         """The same weights, with more to change in the files that go through."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +17,9 @@ from wspace.core.errors import FormatError, ShapeError, TreeMismatch, listed, ne
 from wspace.io.checkpoint import open_checkpoint
 from wspace.io.dtypes import Spec
 from wspace.io.header import ADVICE, parse_json, stamp
-from wspace.io.names import nest_names
 from wspace.io.nodes import Whole
 from wspace.io.safetensors import SafetensorsFile
-from wspace.io.source import unchanged
+from wspace.io.source import Named, unchanged
 
 CONFIG, FACTORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -164,7 +163,7 @@ def _of_module(patterns: Mapping[str, Any] | None, module: str, default: Any) ->
     return default
 
 
-class Adapted(Mapping[str, Any]):
+class Adapted(Named[Any]):
     """A base with an adapter: its leaves by name, those that the adapter changes as LoRA nodes, or merged.
 
     Attributes:
@@ -202,19 +201,6 @@ class Adapted(Mapping[str, Any]):
             return leaf
         node = self._node(name, leaf, self.adapter.file.__getitem__)
         return node.materialize() if self.merged else node
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.specs)
-
-    def __len__(self) -> int:
-        return len(self.specs)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.specs
-
-    def tree(self) -> Any:
-        """All leaves in the containers of the base; a flat dict if it has none."""
-        return dict(self) if self.structure is None else nest_names(self, self.structure)
 
     def check_unchanged(self) -> None:
         """IntegrityError if a file changed since it was opened."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from wspace.core.errors import FormatError, printable
-from wspace.io.names import Structure, nest_names
-from wspace.io.source import Checkpoint
+from wspace.io.names import Structure
+from wspace.io.source import Checkpoint, Named
 
 NODES = "wspace_nodes"  # the metadata key under which a run notes what its Implicit leaves were
 
 
-class Whole(Mapping[str, Any]):
+class Whole(Named[Any]):
     """The leaves of a checkpoint by name, read lazily; the parts of an Implicit leaf are one leaf, a node.
 
     Attributes:
@@ -77,19 +77,6 @@ class Whole(Mapping[str, Any]):
             made = self._made(node, partial(from_parts, parts, self._facts[node]))
             found[node] = moved(made, shardings[node])
         return found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.specs)
-
-    def __len__(self) -> int:
-        return len(self.specs)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.specs
-
-    def tree(self) -> Any:
-        """All leaves in the containers they were saved from; a flat dict if nothing was recorded."""
-        return dict(self) if self.structure is None else nest_names(self, self.structure)
 
     def check_unchanged(self) -> None:
         """IntegrityError if a file changed since it was opened."""

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,8 +15,33 @@ from wspace.io.dtypes import Spec
 from wspace.io.header import stamp
 from wspace.io.names import Structure, nest_names
 
+V = TypeVar("V", covariant=True)
 
-class Checkpoint(Mapping[str, np.ndarray[Any, Any]]):
+
+class Named(Mapping[str, V]):
+    """Leaves by name; `specs` has all of them, and what they are, without reading one.
+
+    structure: how the names nest, None for flat ones.
+    """
+
+    specs: Mapping[str, Any]
+    structure: Structure | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.specs
+
+    def tree(self) -> Any:
+        """All leaves in the containers they were saved from; a flat dict if nothing was recorded."""
+        return dict(self) if self.structure is None else nest_names(self, self.structure)
+
+
+class Checkpoint(Named[np.ndarray[Any, Any]]):
     """A checkpoint on disk. Reading a leaf reads that leaf and no other; `specs` reads none.
 
     Attributes:
@@ -65,22 +90,9 @@ class Checkpoint(Mapping[str, np.ndarray[Any, Any]]):
             for name, where in shardings.items()
         }
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.specs)
-
-    def __len__(self) -> int:
-        return len(self.specs)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.specs
-
     def __repr__(self) -> str:
         total = sum(spec.nbytes for spec in self.specs.values())
         return f"{type(self).__name__}({printable(self.path)}: {len(self)} leaves, {total} bytes)"
-
-    def tree(self) -> Any:
-        """All leaves in the containers they were saved from; a flat dict if nothing was recorded."""
-        return dict(self) if self.structure is None else nest_names(self, self.structure)
 
     def identity(self) -> list[tuple[str, int, int]]:
         """Every file, its size and time of change: equal for checkpoints that hold the same."""
