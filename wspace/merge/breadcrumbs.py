@@ -12,7 +12,7 @@ from wspace.core.transform import Context, Transform, leafwise, of_model
 from wspace.core.typing import Array
 from wspace.merge.task_arithmetic import weighted_sum
 from wspace.stats.norms import with_norm_of
-from wspace.stats.quantile import check_countable, count_of, largest_mask
+from wspace.stats.quantile import check_countable, count_of, largest_codes, magnitude_bits
 
 
 def crumbs_array(w: Array, keep: Array | int, outliers: Array | int, rescale: bool = False) -> Array:
@@ -26,7 +26,8 @@ def crumbs_array(w: Array, keep: Array | int, outliers: Array | int, rescale: bo
 
 @jax.jit
 def _between(w: Array, keep: Array, outliers: Array) -> Array:
-    mask = largest_mask(w, keep + outliers) & ~largest_mask(w, outliers)
+    codes = magnitude_bits(w)
+    mask = largest_codes(codes, keep + outliers) & ~largest_codes(codes, outliers)
     return jnp.where(mask, w, jnp.zeros((), w.dtype))
 
 

@@ -1,4 +1,4 @@
-"""Order statistics of magnitudes on the host: the k-th largest between two bounds that a sample gives, in one pass.
+"""Order statistics of magnitudes on the host, as bits: the k-th largest between two bounds of a sample, in one pass.
 
 A partition takes a copy, and thirty times as long where many entries are equal, as in differences of bfloat16. Here
 pieces that stay in the cache are compared with the bounds; what lies strictly between them is few, and where it is not,
@@ -16,7 +16,7 @@ import numpy as np
 from wspace.core.entries import Entries
 from wspace.core.fold import Fold
 
-Words = np.ndarray[Any, Any]  # floats as unsigned integers of their width
+Words = np.ndarray[Any, Any]  # magnitudes of floats as unsigned integers of their width: the highest bit is zero
 
 PIECE = 2**17  # entries that are looked at together
 SAMPLE = 2**15  # entries of which bounds are made
@@ -33,7 +33,7 @@ def last_of_largest(w: Entries, keeps: Sequence[tuple[Any]]) -> list[tuple[Any, 
     """
     ranks = [int(keep) for (keep,) in keeps]
     found = kth_largest(w, [k for k in ranks if k])
-    nothing = np.array(-1, f"i{np.dtype(w.dtype).itemsize}").view(f"u{np.dtype(w.dtype).itemsize}")
+    nothing = np.array(np.iinfo(w.dtype).max, w.dtype)
     return [(found[k].code, np.uint32(_last(w, found[k]))) if k else (nothing, np.uint32(0)) for k in ranks]
 
 
@@ -47,15 +47,14 @@ class Kth(NamedTuple):
 
 
 def kth_largest(w: Entries, ranks: Sequence[int]) -> dict[int, Kth]:
-    """The k-th largest magnitude of floats for each k, 1 .. n."""
+    """The k-th largest of words for each k, 1 .. n."""
     if not ranks:
         return {}
-    sample = words_of(w.spread(SAMPLE))
-    sample = np.sort(sample & _most(sample))[::-1]
+    sample = np.sort(w.spread(SAMPLE))[::-1]
     bounds, found = {k: _bounds(sample, k / w.size) for k in ranks}, dict[int, Kth]()
     while bounds:
         every = list(bounds.values())
-        looked = [pieces for start, floats in w for pieces in _look(start, words_of(floats), every)]
+        looked = [pieces for start, words in w for pieces in _look(start, words, every)]
         for (k, edges), pieces in zip(list(bounds.items()), zip(*looked, strict=True), strict=True):
             here = _kth(k, pieces, edges)
             if here is not None:
@@ -89,22 +88,15 @@ def _last(w: Entries, found: Kth) -> int:
     so_far = np.cumsum([n for _, n in found.tied])
     piece = int(np.searchsorted(so_far, found.room))
     start, tied = found.tied[piece]
-    words = words_of(w.from_(start)[:PIECE])
-    ties = np.flatnonzero(words & _most(words) == found.code)
+    ties = np.flatnonzero(w.from_(start)[:PIECE] == found.code)
     return int(start + ties[found.room - (int(so_far[piece]) - tied) - 1])
-
-
-def words_of(floats: np.ndarray[Any, Any]) -> Words:
-    """Floats as unsigned integers of their width."""
-    return floats.view(f"u{floats.itemsize}")
 
 
 def counts_in_parts(itemsize: int) -> tuple[Fold, ...]:
     """What `mask_in_parts` must know: how often each value of the highest 16 bits occurs, then of the next 16 among
     those with the right highest ones, and so on."""
 
-    def counts(known: Sequence[Words], w: Words, keep: Any) -> Words:
-        words = w.view(f"u{itemsize}") & _most(w.view(f"u{itemsize}"))
+    def counts(known: Sequence[Words], words: Words, keep: Any) -> Words:
         code, _ = _found(known, int(keep))
         shift = 8 * itemsize - DIGIT * (len(known) + 1)
         if known:
@@ -119,9 +111,8 @@ def mask_in_parts(known: Sequence[Words]) -> Callable[[Words, Any], Words]:
     """True at the `keep` largest magnitudes of one part after the other; of equal ones the first in all parts stay."""
     left: int | None = None
 
-    def mask(w: Words, keep: Any) -> Words:
+    def mask(words: Words, keep: Any) -> Words:
         nonlocal left
-        words = w.view(f"u{w.itemsize}") & _most(w.view(f"u{w.itemsize}"))
         code, room = _found(known, int(keep))
         left = room if left is None else left
         ties = np.flatnonzero(words == words.dtype.type(code))
@@ -146,7 +137,7 @@ def _found(known: Sequence[Words], k: int) -> tuple[int, int]:
 
 
 def _most(words: Words) -> Any:
-    """All bits but the sign's."""
+    """What no magnitude is above: all bits but the sign's."""
     return words.dtype.type(np.iinfo(words.dtype).max >> 1)
 
 
@@ -177,16 +168,13 @@ class _Piece(NamedTuple):
 
 def _look(first: int, words: Words, every: Sequence[Sequence[Any]]) -> Iterator[list[_Piece]]:
     """Pieces that stay in the cache, each with all of the bounds. first: where the words begin."""
-    scratch, most = np.empty(PIECE, words.dtype), _most(words)
     for start in range(0, words.size, PIECE):
-        part = words[start : start + PIECE]
-        piece = np.bitwise_and(part, most, out=scratch[: part.size])
-        yield [_piece(first + start, piece, edges) for edges in every]
+        yield [_piece(first + start, words[start : start + PIECE], edges) for edges in every]
 
 
 def _piece(start: int, words: Words, edges: Sequence[Any]) -> _Piece:
     least = [int(np.count_nonzero(words >= edge)) for edge in edges]
-    above, between = [int(np.count_nonzero(words > edges[-1]))], words[:0].copy()  # a view would keep the piece
+    above, between = [int(np.count_nonzero(words > edges[-1]))], words[:0].copy()  # a view would keep the block
     if len(edges) > 1:
         low, *inner, high = edges
         strictly = words - (low + 1) < high - low - 1  # below low it wraps around

@@ -20,15 +20,15 @@ def with_norm_of(kept: Array, w: Array) -> Array:
 
 
 def _ratio(kept: Array, w: Array) -> Array:
-    before, after = wspace_l1(w), wspace_l1(kept)
+    after, before = wspace_l1(kept, w)
     there = (before >= NOTHING) & (after >= NOTHING)
     return jnp.where(there, before / jnp.where(there, after, 1), 1)
 
 
 @adds_up
-def wspace_l1(x: Array) -> Array:
-    """The sum of |x|."""
-    return jnp.sum(jnp.abs(x))
+def wspace_l1(*arrays: Array) -> tuple[Array, ...]:
+    """The sum of |x| of each array."""
+    return tuple(jnp.sum(jnp.abs(x)) for x in arrays)
 
 
 @adds_up

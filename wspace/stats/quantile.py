@@ -146,22 +146,25 @@ def largest_mask(w: Array, keep: Array | int) -> Array:
       >>> largest_mask(jnp.array([1.0, -2.0, 1.0, 0.5]), 2)
       Array([ True,  True, False, False], dtype=bool)
     """
-    return wspace_largest_mask(w, jnp.asarray(keep, jnp.uint32))
+    return largest_codes(magnitude_bits(w), keep)
+
+
+def largest_codes(codes: Array, keep: Array | int) -> Array:
+    """`largest_mask` of the numbers with these `magnitude_bits`; several masks of the same are found together."""
+    return wspace_largest_codes(codes, jnp.asarray(keep, jnp.uint32))
 
 
 @jax.jit
-def wspace_largest_mask(w: Array, keep: Array) -> Array:
-    """`largest_mask` under the name by which what stands for it in blocks is found."""
-    codes = magnitude_bits(w)
+def wspace_largest_codes(codes: Array, keep: Array) -> Array:
+    """The same under the name by which what stands for it in blocks is found."""
     return from_top(codes, kth_largest(codes, keep))
 
 
-@after_a_look("wspace_largest_mask", last_of_largest, InParts(mask_in_parts, counts_in_parts))
-def _mask_of_block(start: Array, last: tuple[Array, Array], w: Array, keep: Array) -> Array:
+@after_a_look("wspace_largest_codes", last_of_largest, InParts(mask_in_parts, counts_in_parts))
+def _mask_of_block(start: Array, last: tuple[Array, Array], codes: Array, keep: Array) -> Array:
     """The same for a block, given the smallest magnitude that stays and where the last entry with it is that does."""
     code, place = last
-    words = lax.bitcast_convert_type(w, code.dtype) & jnp.asarray(jnp.iinfo(code.dtype).max >> 1, code.dtype)
-    return (words > code) | ((words == code) & (start + lax.iota(jnp.uint32, w.size) <= place))
+    return (codes > code) | ((codes == code) & (start + lax.iota(jnp.uint32, codes.size) <= place))
 
 
 def from_top(codes: Array, found: Found) -> Array:
