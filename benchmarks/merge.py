@@ -30,7 +30,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.measured import CACHE, Cost, child, floor, table, write
+from benchmarks.measured import CACHE, Cost, child, floor, read_anew, table, write
 from wspace.io import open_checkpoint, write_folder
 from wspace.io.stage import MANIFEST
 
@@ -135,6 +135,7 @@ def one(method: str, folder: Path, work: Path, peer: Path | None) -> dict[str, A
     file = work / f"{method}.yml"
     file.write_text(json.dumps(recipe(method, folder)))
     reads = inputs(method, folder)
+    read_anew(reads)
     written = sum(f.stat().st_size for f in (folder / "base").glob("*.safetensors"))
     sides = {"floor": floor(reads, written, work / "floor")}
     ours, theirs = work / "ours", work / "theirs"
