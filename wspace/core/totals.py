@@ -26,13 +26,13 @@ def adds_up(function: F) -> F:
     """Decorator: compiles a function of arrays of one shape that gives sums over all entries, a tree of scalars.
 
     What it gives for arrays has to be the sum of what it gives for their parts, and nothing for zeros. Its name is how
-    it is found in the program of a leaf that goes in blocks.
+    it is found in the program of a leaf that goes in blocks, so no other function may have it: `wspace_...`.
 
     Example:
       >>> @adds_up
-      ... def squares(x):
+      ... def wspace_example_squares(x):
       ...     return jnp.sum(x * x)
-      >>> squares(jnp.array([3.0, 4.0]))
+      >>> wspace_example_squares(jnp.array([3.0, 4.0]))
       Array(25., dtype=float32)
     """
     compiled = TOTALS[function.__name__] = jax.jit(function)
