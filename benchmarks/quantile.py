@@ -43,11 +43,18 @@ def ways(leaf: np.ndarray[Any, Any], k: int) -> Mapping[str, Callable[[], float]
     most = words.dtype.type(np.iinfo(words.dtype).max >> 1)
     codes = Entries(
         words.size, words.dtype, range(0, words.size, BLOCK), lambda start: words[start : start + BLOCK] & most,
-        lambda n: words[:: words.size // n] & most,
+        lambda k: words[::k] & most,
     )  # fmt: skip
 
     def host() -> float:
-        return float(np.asarray(kth_largest(codes, [k])[k].code).view(leaf.dtype))
+        look = kth_largest(codes, [k])
+        while True:
+            try:
+                look.send(None)
+            except StopIteration as end:
+                return float(np.asarray(end.value[k].code).view(leaf.dtype))
+            for stretch in codes:
+                look.send(stretch)
 
     def partition() -> float:
         codes = words & most

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import wspace as ws
-from wspace.core import blocks, buffers
+from wspace.core import blocks, buffers, sweep
+from wspace.core.entries import entries_of
 from wspace.core.programs import Programs, traced
 from wspace.core.select import Spec
 from wspace.stats import quantile
@@ -32,7 +33,7 @@ def leaf(dtype: Any = np.float32) -> np.ndarray:
 def blockwise(apply: Any, leaves: Any) -> Any:
     """What the program makes of the leaves; None if there is none."""
     program = traced(lambda leaves, key: apply(leaves), leaves).program
-    return None if program is None else program(leaves)
+    return None if program is None else sweep.in_memory(program, leaves)
 
 
 @jax.jit
@@ -87,10 +88,10 @@ def test_leaves_of_other_shapes_share_programs_but_not_numbers() -> None:
     def apply(c: float) -> Any:
         return lambda xs: xs[0] * jnp.float32(c)
 
-    x, before = leaf(ml_dtypes.bfloat16).astype(np.float32), len(blocks._KNOWN)
+    x, before = leaf(ml_dtypes.bfloat16).astype(np.float32), len(sweep._KNOWN)
     for shape, c in (((5, 13), 2.0), ((65,), 3.0), ((13, 5, 1), -1.0)):
         np.testing.assert_array_equal(blockwise(apply(c), (x.reshape(shape),)), x.reshape(shape) * np.float32(c))
-    assert len(blocks._KNOWN) - before <= 1
+    assert len(sweep._KNOWN) - before <= 1
 
 
 def test_small_device_and_strided_leaves_stay_whole() -> None:
@@ -148,8 +149,8 @@ def test_memory_is_used_again_only_when_nothing_refers_to_it(monkeypatch: pytest
 def test_blocks_begin_where_nothing_has_to_be_copied() -> None:
     memory = np.zeros(1000, np.float32)
     ahead = next(k for k in range(1, 17) if memory[k:].ctypes.data % buffers.ALIGNED == 0)
-    assert blocks._starts(100, memory[ahead:]) == [*range(0, 84, 16), 84]
-    starts = blocks._starts(100, memory[ahead + 10 :])
+    assert sweep.starts_of(entries_of(memory[ahead:][:100])) == [*range(0, 84, 16), 84]
+    starts = sweep.starts_of(entries_of(memory[ahead + 10 :][:100]))
     assert starts == [0, *range(6, 84, 16), 84]
 
 

@@ -21,7 +21,7 @@ import wspace as ws
 from tests.core.parts import unit
 from wspace.app.execute import open_recipe
 from wspace.app.load import load
-from wspace.core import blocks, buffers, memory, run
+from wspace.core import blocks, buffers, memory, run, sweep
 from wspace.core.errors import TooLarge
 from wspace.core.plan import tabulate
 from wspace.core.run import prepare, transfer
@@ -35,10 +35,10 @@ ROOT = Path(__file__).parents[2]
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that takes nothing, blocks of 5 entries, parts of at most 12."""
     monkeypatch.setattr(blocks, "BLOCK", 5)
-    monkeypatch.setattr(blocks, "ALIGNED", 1)  # a block is longer than what lies before the first aligned entry
+    monkeypatch.setattr(sweep, "ALIGNED", 1)  # a block is longer than what lies before the first aligned entry
     monkeypatch.setattr(memory, "BLOCK", 5)
     monkeypatch.setattr(memory, "PART", 12)
-    monkeypatch.setattr(memory, "FOLDING", 0)
+    monkeypatch.setattr(memory, "SCANNING", 0)
     monkeypatch.setattr(run, "RESERVE", 0)
     monkeypatch.setattr(run, "anonymous", lambda: 0)
 
@@ -68,7 +68,7 @@ def test_leaves_in_parts_are_the_whole_leaves_to_the_last_bit(tmp_path: Path) ->
 
 
 M = ws.merge
-IN_PARTS = {  # and how often a leaf is read before: for sums and for the two halves of a threshold's bits
+IN_PARTS = {  # and how often a leaf is read before: for sums, for a sample of magnitudes and to count them
     "ties": (M.ties(0.4), 2), "ties with its norm": (M.ties(0.4, rescale=True), 3), "dare": (M.dare(0.5), 0),
     "dare with its norm": (M.dare(0.5, rescale="l1"), 1), "breadcrumbs": (M.breadcrumbs(0.5, 0.1), 2),
     "model_stock": (ws.average.model_stock(), 1), "slerp": (ws.around_base(ws.interpolate.slerp(0.3)), 1),
@@ -89,10 +89,12 @@ def test_norms_thresholds_and_masks_of_leaves_in_parts(name: str, tmp_path: Path
     ws.stream(t, [one, two], whole, base=base, key=key)
     with write_folder(tmp_path / "out", one.specs) as sink:
         transfer(ready, sink)  # type: ignore[arg-type]
-    assert sum(ready.work.read.values()) == tabulate(ready).bytes_read == (rounds + 1) * 3 * 600 * 4
+    told, read = tabulate(ready).bytes_read, sum(ready.work.read.values())
+    assert told == (rounds + 1) * 3 * 600 * 4
+    ranks = 8 if rounds > 1 else 0  # at most two of a model's leaf; where equal ones lie is looked up
+    assert told <= read <= told + ranks * 2 * 3 * 12 * 4
     for leaf, found in SafetensorsFolder(tmp_path / "out").items():
-        exact = rounds in (0, 2)  # no sums
-        np.testing.assert_allclose(found, whole[leaf], rtol=0 if exact else 2e-6, atol=0 if exact else 2e-6)
+        np.testing.assert_array_equal(found, whole[leaf])
 
 
 class Unread(Mapping[str, Any]):

@@ -25,7 +25,7 @@ from wspace.core.typing import Index, Path
 PART = 2**24  # entries of a part at most
 PROGRAMS = 32 << 20  # what a run takes beside whole leaves, as a rule: compiled programs, blocks, buffers
 RESERVE = 80 << 20  # the same at most
-FOLDING = 48 << 20  # bytes that folds over parts take beside the parts: copies, counts, blocks
+SCANNING = 48 << 20  # bytes that going through parts takes beside them: copies, counts, blocks
 FUSED = ENTRYWISE | frozenset({"broadcast_in_dim", "iota", "reshape", "squeeze", "expand_dims"})
 REDUCES = frozenset("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin".split())
 
@@ -34,8 +34,8 @@ class Held(NamedTuple):
     """Bytes of anonymous memory of one leaf, at most at once.
 
     lift: while it is summarized. whole: while it is computed whole, the result among them. made: of the result alone.
-    parted: of all its parts together, if it is computed a part at a time; None if it can't be. rounds: how often it is
-    read before that.
+    parted: of all its parts together, if it is computed a part at a time; None if it can't be. rounds: how often all of
+    them are read before that.
     """
 
     lift: int = 0
@@ -48,7 +48,7 @@ class Held(NamedTuple):
         """While one of so many parts is computed."""
         if parts == 1 or self.parted is None:
             return self.whole
-        return self.parted // parts + FOLDING * (self.rounds > 0)
+        return self.parted // parts + SCANNING * (self.rounds > 0)
 
     def beside(self, other: Held | None) -> Held:
         """Of one more pass."""
@@ -79,20 +79,14 @@ def held(found: Traced, *, lift: bool = False) -> Held:
         entries = math.prod(program.shape)
         made = entries * np.dtype(program.whole[program.result]).itemsize
         whole = program.held() * entries
-        return Held(0, whole, made, *((whole, 0) if program.cuts else _in_parts(found)))
+        return Held(0, whole, made, made if program.scans else None, program.rounds)
     total = sum(map(_bytes, found.closed.in_avals)) + _between(found.closed.jaxpr, fused=False)
-    return Held(total) if lift else Held(0, total, -(-stored_bits(found.made) // 8), *_in_parts(found))
-
-
-def _in_parts(found: Traced) -> tuple[int | None, int]:
-    """Bytes that all parts together take, and how often they are read before; None if it can't be done in parts."""
-    apart = found.parted()
-    return (None, 0) if apart is None else (apart.held() * math.prod(apart.program.shape), apart.rounds)
+    return Held(total) if lift else Held(0, total, -(-stored_bits(found.made) // 8))
 
 
 def parts(shape: tuple[int, ...], cost: Held, room: int) -> int:
     """Into how many parts a leaf goes that can be cut, and fits in its smallest."""
-    room -= FOLDING * (cost.rounds > 0)
+    room -= SCANNING * (cost.rounds > 0)
     each = min(PART, room * math.prod(shape) // (4 * max(cost.parted or 0, 1)))  # one is computed while one is written
     return min(-(-math.prod(shape) // max(each, 1)), _most(shape))
 
@@ -103,7 +97,7 @@ def least(path: Path, work: Aligned, cost: Held) -> int | None:
     if cost.parted is None or not _most(shape) or not all(source.parts(path) for source in work.files(path)):
         return None
     rows = next((n for n in shape if n > 1), 1)
-    return 2 * -(-rows // _most(shape)) * cost.parted // rows + FOLDING * (cost.rounds > 0)
+    return 2 * -(-rows // _most(shape)) * cost.parted // rows + SCANNING * (cost.rounds > 0)
 
 
 def _most(shape: tuple[int, ...]) -> int:

@@ -30,7 +30,7 @@ class Row(NamedTuple):
     bytes_out: int
     holds: int = 0  # anonymous memory while it is computed; of a leaf that goes through in parts, of one of them
     writes: int = 0  # the same while it is written
-    rounds: int = 0  # how often it is read beside the passes, to be folded in parts
+    rounds: int = 0  # how often a leaf in parts is read beside the passes; a rank whose sample misleads takes one more
 
 
 class Plan(NamedTuple):

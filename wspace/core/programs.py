@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from wspace.core.blocks import Program, entrywise
-from wspace.core.parted import Parted, parted
 from wspace.core.select import Spec
+from wspace.core.sweep import in_memory
 from wspace.core.transform import Context, Transform
 from wspace.core.typing import Array, Leaf, Path
 
@@ -35,14 +35,10 @@ class Traced(NamedTuple):
     program: Program | None
     arrays: int
 
-    def parted(self) -> Parted | None:
-        """The function for a leaf that goes in parts though its program needs all of it; None if it can't."""
-        return parted(entrywise(self.closed, self.made, self.arrays, apart=True))
-
     def __call__(self, arrays: Sequence[np.ndarray[Any, Any]], key: Array | None = None) -> Leaf:
         """The leaf for these arrays; without a program one operation after the other, as in memory."""
         if self.program is not None:
-            return self.program(arrays, key)
+            return in_memory(self.program, arrays, key)
         given = [*([] if key is None else [key]), *map(jnp.asarray, arrays)]
         return jax.tree.unflatten(jax.tree.structure(self.made), jex.jaxpr_as_fun(self.closed)(*given))
 

@@ -7,6 +7,7 @@ then one pass over the leaves for each fold and one to apply.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
@@ -20,14 +21,15 @@ from wspace.core.align import Aligned, Given, align
 from wspace.core.axes import Axes
 from wspace.core.buffers import keeping
 from wspace.core.containers import as_params
+from wspace.core.entries import in_parts
 from wspace.core.errors import SideTreeError, TooLarge, WspaceError
 from wspace.core.implicit import has_double, in_double
 from wspace.core.memory import RESERVE, Held, anonymous, cut, held, least, parts, weighed
 from wspace.core.overlap import Transport, overlapped, plain
-from wspace.core.parted import pieces
 from wspace.core.programs import Programs, Traced
 from wspace.core.select import Spec
 from wspace.core.sizes import bytes_in, size
+from wspace.core.sweep import result
 from wspace.core.transform import Context, Transform, check_arity, leaf_key
 from wspace.core.typing import Array, Index, Leaf, Path, Progress, Tree
 
@@ -64,7 +66,7 @@ def stream(
 
     memory: anonymous memory that the process may take, as "4GiB" or bytes. Leaves that don't fit go through in parts
       where the transform is entry-wise, but for sums, norms, thresholds and random masks of the leaf (these cost more
-      reads); the result is the same to the last bit, or, with sums, to their rounding. A sink that stores parts has
+      reads); the result is the same to the last bit. A sink that stores parts has
       `part(name, index, array)`; a dict has not, and what it holds is not counted.
 
     A sink may have `done`, names that it holds already, as a resumed `write_folder` has: these are left out.
@@ -290,28 +292,25 @@ def _run(
 
 
 def _cut(ready: Ready, path: Path, summaries: tuple[Any, ...], transport: Transport) -> None:
-    """One leaf in parts: the program is that of the whole leaf, so that numbers which its shape gives are the same.
-    What hangs on all of it is folded first."""
-    work, spec = ready.work, ready.work.specs[path]
+    """One leaf in parts, by the program of the whole leaf: what is read and what is written is a part at a time."""
+    work, spec, count = ready.work, ready.work.specs[path], ready.cuts[path]
     given = tuple(s.abstract(path) for s in work.sources), work.side(path, read=False)
-    key = leaf_key(ready.key, spec.path)
+    key, index = leaf_key(ready.key, spec.path), list(cut(spec.shape, count))
+    shapes = [(*(at.stop - at.start for at in rows), *spec.shape[len(rows) :]) for rows in index]
+    sizes = list(map(math.prod, shapes))
+
+    def read(k: int) -> list[np.ndarray[Any, Any]]:
+        return [np.ascontiguousarray(x).reshape(-1) for x in jax.tree.leaves(work.part(path, index[k]))]
+
     with _at(ready.t, spec):
         found = None if ready.programs is None else ready.programs.of(spec, given, key, summaries)
-
-        def read(parts: int) -> Iterator[list[np.ndarray[Any, Any]]]:
-            for index in cut(spec.shape, parts):
-                yield [np.ascontiguousarray(x) for x in jax.tree.leaves(work.part(path, index))]
-
-        program: Any = None if found is None else found.program
-        if found is not None and (program is None or not program.cuts):
-            program = found.parted()
-            if program is not None:
-                program.fold(lambda: read(pieces(spec.shape)), key)
-        for index, arrays in zip(cut(spec.shape, ready.cuts[path]), read(ready.cuts[path]), strict=True):
-            made = None if program is None else program(arrays, key)
-            del arrays
-            transport.write(path, made, index)
-            del made
+        if found is None or found.program is None:
+            raise TooLarge(f"{spec.path} {spec.shape} can't be computed in parts")  # `_within` cuts no such leaf
+        arrays = in_parts(read, [0, *itertools.accumulate(sizes[:-1])], math.prod(spec.shape))
+        made = result(found.program, arrays, key, keep=False).portions(sizes)
+        for rows, shape, part in zip(index, shapes, made, strict=True):
+            transport.write(path, part.reshape(shape), rows)
+            del part
 
 
 def _dtypes(given: Given) -> Any:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wspace.core import blocks
-from wspace.core.entries import added, entries_of
+from wspace.core.entries import padded, summed
 from wspace.core.twins import TOTALS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,8 +41,10 @@ def adds_up(function: F) -> F:
     def total(*arrays: Any) -> Any:
         if arrays[0].size < blocks.BLOCK or not all(map(_on_cpu, arrays)):
             return compiled(*arrays)
-        flat = [entries_of(np.asarray(x).reshape(-1)) for x in arrays]
-        return jax.tree.map(jnp.asarray, added(compiled, flat, blocks.BLOCK))
+        flat = [np.asarray(x).reshape(-1) for x in arrays]
+        block = blocks.BLOCK
+        found = [compiled(*(padded(x[k : k + block], block) for x in flat)) for k in range(0, flat[0].size, block)]
+        return jax.tree.map(lambda *scalars: jnp.asarray(summed(scalars)), *found)
 
     return total  # type: ignore[return-value]
 

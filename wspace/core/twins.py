@@ -1,19 +1,14 @@
-"""What stands for a jitted function where a leaf goes in blocks or in parts, found by the function's name."""
+"""What stands for a jitted function where a leaf goes in blocks, found by the function's name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
-
-from wspace.core.fold import Fold
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 LOOKS: dict[str, Callable[..., Any]] = {}
 PLACED: dict[str, tuple[Callable[..., Any], Callable[..., bool]]] = {}
-PARTED: dict[str, InParts] = {}
 TOTALS: dict[str, Callable[..., Any]] = {}  # of `totals.adds_up`
 
 
@@ -31,29 +26,17 @@ def by_position(name: str, fits: Callable[..., bool]) -> Callable[[F], F]:
     return register
 
 
-def after_a_look(name: str, look: Callable[..., Any], parted: InParts | None = None) -> Callable[[F], F]:
+def after_a_look(name: str, look: Callable[..., Any]) -> Callable[[F], F]:
     """Decorator: for blocks, what the jitted function of this name gives that has to know its whole arrays first.
 
     The decorated function is traceable and takes where the block begins, and what was learned, before that function's
-    arguments: one array, and small ones. look: the array as `Entries`, and all small arguments that it comes with ->
-    what is learned for each, a small tree. parted: how it is done for a leaf of which only a part is in memory.
+    arguments: one array, and small ones. look: the array as `Entries`, and all small arguments that it comes with -> a
+    generator that is sent the array, as often as it goes on: where each stretch begins with its entries, then None. It
+    returns what is learned for each, a small tree.
     """
 
     def register(placed: F) -> F:
         LOOKS[name], PLACED[name] = look, (placed, lambda *arguments: True)
-        if parted is not None:
-            PARTED[name] = parted
         return placed
 
     return register
-
-
-class InParts(NamedTuple):
-    """What does a jitted function's work on one part of its arrays after the other.
-
-    folds: itemsize of the arrays -> what it must know first; `lift(known, *arguments)`. start: the results of the folds
-    -> a function of the arguments that is called with each part in turn.
-    """
-
-    start: Callable[[Sequence[Any]], Callable[..., np.ndarray[Any, Any]]]
-    folds: Callable[[int], tuple[Fold, ...]] = lambda itemsize: ()

@@ -8,31 +8,32 @@ k-th lie outside, the other side is looked at in a second pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from wspace.core.entries import Entries
-from wspace.core.fold import Fold
 
 Words = np.ndarray[Any, Any]  # magnitudes of floats as unsigned integers of their width: the highest bit is zero
 
 PIECE = 2**17  # entries that are looked at together
 SAMPLE = 2**15  # entries of which bounds are made
-DIGIT = 16  # bits that are counted together, in parts
 FEW = 4  # values within the bounds that are bounds themselves
 DEVIATIONS = 4  # of a rank in the sample, that the bounds are away
 
+Found = TypeVar("Found")
+Looking = Generator[None, tuple[int, Any] | None, Found]  # is sent the words, as of `after_a_look`
 
-def last_of_largest(w: Entries, keeps: Sequence[tuple[Any]]) -> list[tuple[Any, Any]]:
+
+def last_of_largest(w: Entries, keeps: Sequence[tuple[Any]]) -> Looking[list[tuple[Any, Any]]]:
     """Of so many largest magnitudes the smallest, as bits, and where the last entry with it is that is one of them.
 
     Of equal ones the first are. For keep = 0 all ones, which no magnitude is. keeps: each in a tuple; all are found in
     the same pass.
     """
     ranks = [int(keep) for (keep,) in keeps]
-    found = kth_largest(w, [k for k in ranks if k])
+    found = yield from kth_largest(w, [k for k in ranks if k])
     nothing = np.array(np.iinfo(w.dtype).max, w.dtype)
     return [(found[k].code, np.uint32(_last(w, found[k]))) if k else (nothing, np.uint32(0)) for k in ranks]
 
@@ -46,15 +47,17 @@ class Kth(NamedTuple):
     room: int
 
 
-def kth_largest(w: Entries, ranks: Sequence[int]) -> dict[int, Kth]:
+def kth_largest(w: Entries, ranks: Sequence[int]) -> Looking[dict[int, Kth]]:
     """The k-th largest of words for each k, 1 .. n."""
     if not ranks:
         return {}
-    sample = np.sort(w.spread(SAMPLE))[::-1]
+    sample = np.sort(w.every(max(1, w.size // SAMPLE)))[::-1]
     bounds, found = {k: _bounds(sample, k / w.size) for k in ranks}, dict[int, Kth]()
     while bounds:
         every = list(bounds.values())
-        looked = [pieces for start, words in w for pieces in _look(start, words, every)]
+        looked: list[list[_Piece]] = []
+        while (given := (yield)) is not None:
+            looked += _look(given[0], np.asarray(given[1]), every)
         for (k, edges), pieces in zip(list(bounds.items()), zip(*looked, strict=True), strict=True):
             here = _kth(k, pieces, edges)
             if here is not None:
@@ -90,50 +93,6 @@ def _last(w: Entries, found: Kth) -> int:
     start, tied = found.tied[piece]
     ties = np.flatnonzero(w.from_(start)[:PIECE] == found.code)
     return int(start + ties[found.room - (int(so_far[piece]) - tied) - 1])
-
-
-def counts_in_parts(itemsize: int) -> tuple[Fold, ...]:
-    """What `mask_in_parts` must know: how often each value of the highest 16 bits occurs, then of the next 16 among
-    those with the right highest ones, and so on."""
-
-    def counts(known: Sequence[Words], words: Words, keep: Any) -> Words:
-        code, _ = _found(known, int(keep))
-        shift = 8 * itemsize - DIGIT * (len(known) + 1)
-        if known:
-            words = words[words >> words.dtype.type(shift + DIGIT) == words.dtype.type(code)]
-        digits = (words >> words.dtype.type(shift)) & words.dtype.type(2**DIGIT - 1)
-        return np.bincount(digits.astype(np.int64), minlength=2**DIGIT)
-
-    return (Fold(counts, np.add),) * (8 * itemsize // DIGIT)
-
-
-def mask_in_parts(known: Sequence[Words]) -> Callable[[Words, Any], Words]:
-    """True at the `keep` largest magnitudes of one part after the other; of equal ones the first in all parts stay."""
-    left: int | None = None
-
-    def mask(words: Words, keep: Any) -> Words:
-        nonlocal left
-        code, room = _found(known, int(keep))
-        left = room if left is None else left
-        ties = np.flatnonzero(words == words.dtype.type(code))
-        found = words > words.dtype.type(code) if keep else np.zeros(words.size, bool)
-        found[ties[:left]] = True
-        left -= min(left, ties.size)
-        return found
-
-    return mask
-
-
-def _found(known: Sequence[Words], k: int) -> tuple[int, int]:
-    """The highest digits of the k-th largest magnitude, as far as counts are known; and as which of the words with
-    those it was found."""
-    code = 0
-    for counts in known:
-        from_top = np.cumsum(counts[::-1])
-        place = int(np.searchsorted(from_top, k)) if k else 0
-        code = (code << DIGIT) | (2**DIGIT - 1 - place)
-        k -= int(from_top[place - 1]) if place else 0
-    return code, k
 
 
 def _most(words: Words) -> Any:

@@ -18,10 +18,10 @@ from jax import lax
 
 from wspace.core.errors import ShapeError, WspaceError
 from wspace.core.select import Spec
-from wspace.core.twins import InParts, after_a_look
+from wspace.core.twins import after_a_look
 from wspace.core.typing import Array
 from wspace.stats.histogram import DIGIT, histogram, largest_digit
-from wspace.stats.host_ranks import counts_in_parts, last_of_largest, mask_in_parts
+from wspace.stats.host_ranks import last_of_largest
 from wspace.stats.wide import wide
 
 COUNTABLE = 2**32 - 1  # elements of one leaf that a uint32 can count
@@ -160,7 +160,7 @@ def wspace_largest_codes(codes: Array, keep: Array) -> Array:
     return from_top(codes, kth_largest(codes, keep))
 
 
-@after_a_look("wspace_largest_codes", last_of_largest, InParts(mask_in_parts, counts_in_parts))
+@after_a_look("wspace_largest_codes", last_of_largest)
 def _mask_of_block(start: Array, last: tuple[Array, Array], codes: Array, keep: Array) -> Array:
     """The same for a block, given the smallest magnitude that stays and where the last entry with it is that does."""
     code, place = last
