@@ -72,6 +72,10 @@ IN_PARTS = {  # and how often a leaf is read before: for sums, for a sample of m
     "ties": (M.ties(0.4), 2), "ties with its norm": (M.ties(0.4, rescale=True), 3), "dare": (M.dare(0.5), 0),
     "dare with its norm": (M.dare(0.5, rescale="l1"), 1), "breadcrumbs": (M.breadcrumbs(0.5, 0.1), 2),
     "model_stock": (ws.average.model_stock(), 1), "slerp": (ws.around_base(ws.interpolate.slerp(0.3)), 1),
+    "multislerp": (ws.around_base(ws.interpolate.multislerp()), 3),
+    "nuslerp": (ws.around_base(ws.interpolate.nuslerp()), 2),
+    "geometric_median": (ws.around_base(M.geometric_median()), 1), "delta_weighted": (M.delta_weighted(), 1),
+    "signature": (M.robust_weight_signature(), 1), "ramplus_tl": (M.ramplus_tl(epsilon=0.5), 1),
 }  # fmt: skip
 
 

@@ -47,6 +47,11 @@ def test_compiled_mapped_and_differentiated_it_is_a_plain_sum() -> None:
         ws.average.model_stock(),
         ws.merge.dare(0.5, rescale="l1"),
         ws.interpolate.multislerp(),
+        ws.interpolate.nuslerp(),
+        ws.merge.ramplus_tl(epsilon=0.5),
+        ws.merge.robust_weight_signature(),
+        ws.merge.delta_weighted(),
+        ws.merge.geometric_median(),
     ],
     ids=lambda t: t.name,
 )

@@ -44,11 +44,12 @@ class Held(NamedTuple):
     parted: int | None = None
     rounds: int = 0
 
-    def held(self, parts: int) -> int:
-        """While one of so many parts is computed."""
+    def held(self, parts: int, reading: int) -> int:
+        """While one of so many parts is computed and one is written. reading: bytes that reading the whole leaf takes;
+        of what was read, too, two parts are there."""
         if parts == 1 or self.parted is None:
-            return self.whole
-        return self.parted // parts + SCANNING * (self.rounds > 0)
+            return self.whole + reading
+        return 2 * (self.parted + reading) // parts + SCANNING * (self.rounds > 0)
 
     def beside(self, other: Held | None) -> Held:
         """Of one more pass."""
@@ -84,20 +85,20 @@ def held(found: Traced, *, lift: bool = False) -> Held:
     return Held(total) if lift else Held(0, total, -(-stored_bits(found.made) // 8))
 
 
-def parts(shape: tuple[int, ...], cost: Held, room: int) -> int:
-    """Into how many parts a leaf goes that can be cut, and fits in its smallest."""
+def parts(shape: tuple[int, ...], cost: Held, reading: int, room: int) -> int:
+    """Into how many parts a leaf goes that can be cut, and fits in its smallest. reading: as of `Held.held`."""
     room -= SCANNING * (cost.rounds > 0)
-    each = min(PART, room * math.prod(shape) // (4 * max(cost.parted or 0, 1)))  # one is computed while one is written
+    each = min(PART, room * math.prod(shape) // (4 * max((cost.parted or 0) + reading, 1)))  # half of what fits
     return min(-(-math.prod(shape) // max(each, 1)), _most(shape))
 
 
-def least(path: Path, work: Aligned, cost: Held) -> int | None:
-    """Bytes that a leaf takes in the smallest parts; None: it can't be cut."""
+def least(path: Path, work: Aligned, cost: Held, reading: int) -> int | None:
+    """Bytes that a leaf takes in the smallest parts; None: it can't be cut. reading: as of `Held.held`."""
     shape = work.specs[path].shape
     if cost.parted is None or not _most(shape) or not all(source.parts(path) for source in work.files(path)):
         return None
     rows = next((n for n in shape if n > 1), 1)
-    return 2 * -(-rows // _most(shape)) * cost.parted // rows + SCANNING * (cost.rounds > 0)
+    return 2 * -(-rows // _most(shape)) * (cost.parted + reading) // rows + SCANNING * (cost.rounds > 0)
 
 
 def _most(shape: tuple[int, ...]) -> int:

@@ -118,7 +118,8 @@ def tabulate(ready: Ready) -> Plan:
         out = made[path]
         kind = str(out.dtype) if type(out).__name__ == "ShapeDtypeStruct" else type(out).__name__
         cost, parts = ready.costs.get(path, Held()), ready.cuts.get(path, 1)
-        holds = max(cost.lift, cost.held(parts)) + sum(source.reading(path) for source in work.files(path))
+        reading = sum(source.reading(path) for source in work.files(path))
+        holds = max(cost.lift + reading, cost.held(parts, reading))
         sizes = given, -(-stored_bits(out) // 8), holds, cost.made // parts, cost.rounds if path in ready.cuts else 0
         return Row(spec.path, work.steps[path], spec.shape, str(spec.dtype), kind, *sizes)
 

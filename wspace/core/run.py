@@ -131,14 +131,14 @@ def _within(ready: Ready, memory: int | str) -> Ready:
     """
     work, limit, taken = ready.work, bytes_in(memory), anonymous() + RESERVE
     room, cuts, large = limit - taken, dict[Path, int](), dict[Path, tuple[int, str]]()
+    reading = {path: sum(source.reading(path) for source in work.files(path)) for path in ready.costs}
     for path, cost in ready.costs.items():
-        reading = sum(source.reading(path) for source in work.files(path))
-        wanted = max(cost.lift, cost.whole) + reading
+        wanted = max(cost.lift, cost.whole) + reading[path]
         if wanted <= room:
             continue
-        smallest = least(path, work, cost) if cost.lift <= room else None
+        smallest = least(path, work, cost, reading[path]) if cost.lift <= room else None
         if smallest is not None and smallest <= room:
-            cuts[path] = parts(work.specs[path].shape, cost, room)
+            cuts[path] = parts(work.specs[path].shape, cost, reading[path], room)
         else:
             large[path] = (wanted, "which needs the whole leaf") if smallest is None else (smallest, "in small parts")
     if large:
@@ -151,9 +151,10 @@ def _within(ready: Ready, memory: int | str) -> Ready:
             f"memory='{-(-(taken + wanted) // 2**20)}MiB' or leave the leaf out with on(...)"
         )
     costs = [
-        (cost.lift, cost.held(cuts.get(path, 1)), cost.made // cuts.get(path, 1)) for path, cost in ready.costs.items()
+        (max(cost.lift + reading[path], cost.held(cuts.get(path, 1), reading[path])), cost.made // cuts.get(path, 1))
+        for path, cost in ready.costs.items()
     ]
-    most = max((max(lift, whole) for lift, whole, _ in costs), default=0) + max((made for *_, made in costs), default=0)
+    most = max((held for held, _ in costs), default=0) + max((made for _, made in costs), default=0)
     return ready._replace(room=room, cuts=cuts, spare=max(0, room - most))
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from wspace.core.totals import adds_up
 from wspace.core.transform import Context, Transform, leafwise, per_model
 from wspace.core.typing import Array
 from wspace.stats.norms import length
 
 
-@jax.jit
 def multislerp_array(
     leaves: Sequence[Array], weights: Array, normalize: Array | bool = True, eps: Array | float = 1e-8
 ) -> Array:
@@ -24,22 +24,64 @@ def multislerp_array(
 
     Where the directions cancel out (|sum_k w_k u_k| < eps) it is `sum_k w_k x_k`.
     """
-    weights, eps = weights.astype(leaves[0].dtype), jnp.asarray(eps, leaves[0].dtype)
-    total = jnp.sum(weights)
-    weights = jnp.where(normalize & (total != 0), weights / jnp.where(total == 0, 1, total), weights)
-    shares = [weights[k] for k in range(len(leaves))]
+    eps = jnp.asarray(eps, leaves[0].dtype)
+    shares = _shares(weights.astype(leaves[0].dtype), normalize)
     norms = [length(x) for x in leaves]
-    units = [x / jnp.where(n + eps > 0, n + eps, 1) for x, n in zip(leaves, norms, strict=True)]
-    mean = _sum(shares, units)
-    size = length(mean)
-    there = (size >= eps) & (size > 0)
-    mean = mean / jnp.where(there, size, 1)
-    tangent = _sum(shares, [u - jnp.sum(u * mean) * mean for u in units])
-    turn = length(tangent) + eps
-    direction = mean * jnp.cos(turn) + tangent * (jnp.sin(turn) / jnp.where(turn > 0, turn, 1))
+    each = _over(shares, norms, eps)
+    mean = _sum(each, leaves)  # m, times its length
+    size, along = length(mean), wspace_along(mean, *leaves)
+    tangent = _tangent(leaves, mean, each, size, along, eps)
+    return _turned(leaves, mean, tangent, shares, norms, size, length(tangent), eps)
+
+
+@adds_up
+def wspace_along(x: Array, *others: Array) -> tuple[Array, ...]:
+    """The inner product of an array with each of some others."""
+    return tuple(jnp.sum(x * y) for y in others)
+
+
+@jax.jit
+def _shares(weights: Array, normalize: Array | bool) -> list[Array]:
+    total = jnp.sum(weights)
+    return list(jnp.where(normalize & (total != 0), weights / jnp.where(total == 0, 1, total), weights))
+
+
+@jax.jit
+def _over(shares: Sequence[Array], norms: Sequence[Array], eps: Array) -> list[Array]:
+    return [w / jnp.where(n + eps > 0, n + eps, 1) for w, n in zip(shares, norms, strict=True)]
+
+
+@jax.jit
+def _tangent(
+    leaves: Sequence[Array], mean: Array, each: Sequence[Array], size: Array, along: Sequence[Array], eps: Array
+) -> Array:
+    squared = jnp.where(_is_there(size, eps), size, 1) ** 2
+    back = [e * p / squared for e, p in zip(each, along, strict=True)]
+    return _sum(each, leaves) - sum(back[1:], back[0]) * mean
+
+
+@jax.jit
+def _turned(
+    leaves: Sequence[Array],
+    mean: Array,
+    tangent: Array,
+    shares: Sequence[Array],
+    norms: Sequence[Array],
+    size: Array,
+    turn: Array,
+    eps: Array,
+) -> Array:
+    there, turn = _is_there(size, eps), turn + eps
+    sine = jnp.sin(turn) / jnp.where(turn > 0, turn, 1)
+    direction = mean * (jnp.cos(turn) / jnp.where(there, size, 1)) + tangent * sine
     return jnp.where(there, direction * _sum(shares, norms), _sum(shares, leaves))
 
 
+def _is_there(size: Array, eps: Array) -> Array:
+    return (size >= eps) & (size > 0)
+
+
+@jax.jit
 def _sum(shares: Sequence[Array], parts: Sequence[Array]) -> Array:
     each = [w * x for w, x in zip(shares, parts, strict=True)]
     return sum(each[1:], each[0])

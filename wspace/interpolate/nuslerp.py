@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,22 +15,43 @@ STRAIGHT = 1e-3  # sine of an angle below which the arc is taken for a line: the
 CANCELS = 1e-6  # sum of weights below which there is no share: mergekit's number, and its t of one half
 
 
-@partial(jax.jit, static_argnames="axis")
 def nuslerp_array(a: Array, b: Array, t: Array | float, axis: int | None = None) -> Array:
     """The point at t on the arc from a to b, of the whole arrays or of every vector along an axis.
 
     a, b: floating arrays of one shape and dtype. t: scalar.
     """
-    t = jnp.asarray(t, a.dtype)
-    norm_a, norm_b = length(a, axis), length(b, axis)
-    known = (norm_a > 0) & (norm_b > 0)
-    u, v = a / jnp.where(known, norm_a, 1), b / jnp.where(known, norm_b, 1)
-    apart, along = length(u - v, axis), length(u + v, axis)  # 2 sin(W / 2), 2 cos(W / 2): exact where arccos is not
-    arc = known & (apart * along > 2 * STRAIGHT)
+    arc = _arc if axis is None else _arcs  # sums over whole arrays are programs of their own, so that leaves can be cut
+    return arc(a, b, jnp.asarray(t, a.dtype), axis)
+
+
+def _arc(a: Array, b: Array, t: Array, axis: int | None) -> Array:
+    norms = length(a, axis), length(b, axis)
+    apart, along = _between(a, b, norms)  # of length 2 sin(W / 2) and 2 cos(W / 2): exact where arccos is not
+    return _on_arc(a, b, t, norms, length(apart, axis), length(along, axis))
+
+
+_arcs = jax.jit(_arc, static_argnums=3)
+
+
+@jax.jit
+def _between(a: Array, b: Array, norms: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Difference and sum of the directions."""
+    known = _known(norms)
+    u, v = (x / jnp.where(known, norm, 1) for x, norm in zip((a, b), norms, strict=True))
+    return u - v, u + v
+
+
+@jax.jit
+def _on_arc(a: Array, b: Array, t: Array, norms: tuple[Array, Array], apart: Array, along: Array) -> Array:
+    arc = _known(norms) & (apart * along > 2 * STRAIGHT)
     apart, along = jnp.where(arc, apart, 1), jnp.where(arc, along, 1)
     angle, sin = 2 * jnp.arctan2(apart, along), apart * along / 2
     share_a, share_b = jnp.sin((1 - t) * angle) / sin, jnp.sin(t * angle) / sin
     return jnp.where(arc, share_a, 1 - t) * a + jnp.where(arc, share_b, t) * b
+
+
+def _known(norms: tuple[Array, Array]) -> Array:
+    return (norms[0] > 0) & (norms[1] > 0)
 
 
 @jax.jit
@@ -74,7 +94,8 @@ def nuslerp(weights: Sequence[float] | Array | None = None, axis: int | None = N
     per_model(weights, 2)
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
-        along = axis if axis is not None and -leaves[0].ndim <= axis < leaves[0].ndim else None
-        return nuslerp_array(*leaves, second_share(per_model(weights, 2)), along)
+        a, b = leaves
+        along = axis if axis is not None and -a.ndim <= axis < a.ndim else None
+        return nuslerp_array(a, b, second_share(per_model(weights, 2)), along)
 
     return leafwise("nuslerp", apply, arity=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import jax
@@ -13,19 +12,23 @@ from wspace.core.compose import around_base
 from wspace.core.errors import ShapeError
 from wspace.core.transform import Context, Transform, leafwise
 from wspace.core.typing import Array
+from wspace.stats.norms import length
 
 
-@partial(jax.jit, static_argnames="scope")
 def delta_weighted_array(deltas: Sequence[Array], power: Array | float, scope: Literal["leaf", "entry"]) -> Array:
     """`sum_k w_k d_k` with `w_k = |d_k|^power / sum_j |d_j|^power`; |.| of each entry, or the norm of the leaf.
 
     deltas: n arrays of one shape and dtype. Where all are zero so is the result.
     """
-    sizes = [jnp.abs(d) if scope == "entry" else jnp.sqrt(jnp.sum(d * d)) for d in deltas]
+    sizes = [jnp.abs(d) if scope == "entry" else length(d) for d in deltas]
+    return _weighted(deltas, sizes, jnp.asarray(power, deltas[0].dtype))
+
+
+@jax.jit
+def _weighted(deltas: Sequence[Array], sizes: Sequence[Array], power: Array) -> Array:
     largest = sizes[0]
     for size in sizes[1:]:
         largest = jnp.maximum(largest, size)
-    power = jnp.asarray(power, deltas[0].dtype)
     shares = [jnp.power(size / jnp.where(largest == 0, 1, largest), power) for size in sizes]
     total = sum(shares[1:], shares[0])
     parts = [share / jnp.where(total == 0, 1, total) * d for share, d in zip(shares, deltas, strict=True)]

@@ -13,18 +13,26 @@ from jax import lax
 
 from wspace.core.errors import WspaceError
 from wspace.core.fold import Fold
+from wspace.core.totals import adds_up
 from wspace.core.transform import Context, Transform, leafwise, per_model, working
 from wspace.core.typing import Array
 
 NEAREST = 1e-10  # of the largest distance; its square is a float32
 
 
-@jax.jit
 def squared_distances_array(leaves: Sequence[Array]) -> Array:
     """`|x_j - x_k|^2` of n arrays of one shape, [n, n]: all that the shares of their median depend on."""
-    n = len(leaves)
-    apart = {(j, k): jnp.sum((leaves[j] - leaves[k]) ** 2) for j, k in combinations(range(n), 2)}
-    zero = jnp.zeros((), leaves[0].dtype)
+    return _square(wspace_squared_distances(*leaves), jnp.zeros((), leaves[0].dtype), len(leaves))
+
+
+@adds_up
+def wspace_squared_distances(*leaves: Array) -> dict[tuple[int, int], Array]:
+    """Of each pair."""
+    return {(j, k): jnp.sum((leaves[j] - leaves[k]) ** 2) for j, k in combinations(range(len(leaves)), 2)}
+
+
+@partial(jax.jit, static_argnums=2)
+def _square(apart: dict[tuple[int, int], Array], zero: Array, n: int) -> Array:
     return jnp.stack([jnp.stack([apart.get((min(j, k), max(j, k)), zero) for k in range(n)]) for j in range(n)])
 
 

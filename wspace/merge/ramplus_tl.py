@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from wspace.core.compose import around_base
+from wspace.core.totals import adds_up
 from wspace.core.transform import Context, Transform, leafwise
 from wspace.core.typing import Array
 from wspace.merge.ram import changes
 from wspace.stats.quantile import check_countable, count
 
 
-@jax.jit
 def ramplus_tl_array(
     deltas: Sequence[Array], r: Array | float = 0.1, alpha: Array | float = 0.2, epsilon: Array | float = 1e-5
 ) -> Array:
@@ -22,18 +22,44 @@ def ramplus_tl_array(
 
     1 + r min(rho_k, alpha),   rho_k = entries it shares with others / entries it changes alone
     """
-    dtype = deltas[0].dtype
-    r, alpha, epsilon = (jnp.asarray(x, dtype) for x in (r, alpha, epsilon))
+    r, alpha, epsilon = (jnp.asarray(x, deltas[0].dtype) for x in (r, alpha, epsilon))
+    alone, shared = _changed(deltas, epsilon)
+    counts = wspace_counts(*alone, *shared)
+    return _grown(deltas, alone, shared, counts[: len(deltas)], counts[len(deltas) :], r, alpha, epsilon)
+
+
+@adds_up
+def wspace_counts(*masks: Array) -> tuple[Array, ...]:
+    """How many entries of each mask are true."""
+    return tuple(count(mask) for mask in masks)
+
+
+@jax.jit
+def _changed(deltas: Sequence[Array], epsilon: Array) -> tuple[list[Array], list[Array]]:
+    """Of each array, the entries that it alone changes, and those that others change too."""
     changed, models = changes(deltas, epsilon)
+    return [c & (models == 1) for c in changed], [c & (models > 1) for c in changed]
 
-    def part(c: Array, d: Array) -> Array:
-        alone, shared = c & (models == 1), c & (models > 1)
-        single = count(alone).astype(dtype)
-        rho = count(shared).astype(dtype) / jnp.maximum(single, jnp.where(epsilon > 0, epsilon, 1))
+
+@jax.jit
+def _grown(
+    deltas: Sequence[Array],
+    alone: Sequence[Array],
+    shared: Sequence[Array],
+    single: Sequence[Array],
+    several: Sequence[Array],
+    r: Array,
+    alpha: Array,
+    epsilon: Array,
+) -> Array:
+    dtype, zero = deltas[0].dtype, jnp.zeros_like(deltas[0])
+    models = sum((jnp.where(c, 1, zero) for c in shared), zero)  # that change an entry
+    merged = zero
+    for d, one, some, n_one, n_some in zip(deltas, alone, shared, single, several, strict=True):
+        rho = n_some.astype(dtype) / jnp.maximum(n_one.astype(dtype), jnp.where(epsilon > 0, epsilon, 1))
         scale = 1 + r * jnp.clip(rho, 0, alpha)
-        return jnp.where(alone, scale * d, jnp.where(shared, d / jnp.maximum(models, 1), 0))
-
-    return sum((part(c, d) for c, d in zip(changed, deltas, strict=True)), jnp.zeros_like(deltas[0]))
+        merged = merged + jnp.where(one, scale * d, jnp.where(some, d / jnp.maximum(models, 1), 0))
+    return merged
 
 
 def ramplus_tl(r: Array | float = 0.1, alpha: Array | float = 0.2, epsilon: Array | float = 1e-5) -> Transform:

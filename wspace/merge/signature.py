@@ -8,15 +8,25 @@ import jax
 import jax.numpy as jnp
 
 from wspace.core.errors import ShapeError
+from wspace.core.totals import adds_up
 from wspace.core.transform import Context, Transform, leafwise, per_model
 from wspace.core.typing import Array
 
 
-@jax.jit
 def robust_weight_signature_array(robust: Array, clean: Array) -> Array:
     """The part of an array that is orthogonal to another one of its shape and dtype: `r - <r, c> / <c, c> c`."""
-    square = jnp.sum(clean * clean)
-    return robust - jnp.sum(robust * clean) / jnp.where(square == 0, 1, square) * clean
+    return _orthogonal(robust, clean, *wspace_overlap(robust, clean))
+
+
+@adds_up
+def wspace_overlap(robust: Array, clean: Array) -> tuple[Array, Array]:
+    """`<r, c>` and `<c, c>`."""
+    return jnp.sum(robust * clean), jnp.sum(clean * clean)
+
+
+@jax.jit
+def _orthogonal(robust: Array, clean: Array, product: Array, square: Array) -> Array:
+    return robust - product / jnp.where(square == 0, 1, square) * clean
 
 
 def robust_weight_signature() -> Transform:
