@@ -60,11 +60,16 @@ def _start(shares: Sequence[Array], units: Sequence[Array], valid: Sequence[Arra
 
 
 def _log(u: Array, v: Array, tol: Array) -> Array:
-    """The tangent at u that points to v, as long as their angle; zero where they are the same or opposite."""
-    cos = jnp.clip(jnp.sum(u * v), -1, 1)
-    apart = 1 - cos * cos > 0
-    angle = jnp.arccos(jnp.where(apart, cos, 0))
-    return jnp.where(apart & (angle >= tol), angle / jnp.sin(angle), 0) * (v - cos * u)
+    """The tangent at u that points to v, as long as their angle; zero where they are opposite.
+
+    By half of the angle: a cosine in float32 takes all below 3e-4 for the same or for 3e-4, and fine-tunes of one base
+    are no farther from each other.
+    """
+    apart, along = length(u - v), length(u + v)  # 2 sin(W / 2), 2 cos(W / 2)
+    there = (apart > 0) & (along >= tol)
+    apart, along = jnp.where(there, apart, 1), jnp.where(there, along, 1)
+    stretch = 2 * jnp.arctan2(apart, along) / (apart * along / 2)  # W / sin W
+    return jnp.where(there, stretch, 0) * (v - u + apart * apart / 2 * u)  # v - cos W u
 
 
 def karcher(weights: Sequence[float] | Array | None = None, max_iter: int = 10, tol: Array | float = 1e-5) -> Transform:
@@ -89,7 +94,8 @@ def karcher(weights: Sequence[float] | Array | None = None, max_iter: int = 10, 
 
     Reference: Karcher, 1977, "Riemannian center of mass and mollifier smoothing"; mergekit, method `karcher`.
     Differs from the paper: a fixed number of steps of length one, on the sphere. Weights are an addition to mergekit's;
-      opposite directions have no tangent here, where mergekit divides by the sine of pi.
+      opposite directions have no tangent here, where mergekit divides by the sine of pi. Angles are exact,
+      however small; mergekit's arccosine in float32 can leave out models within 3e-4 of the mean, as fine-tunes are.
     """
     if max_iter < 1:
         raise WspaceError(f"karcher: max_iter is {max_iter}; it has to be at least 1, such as 10")
