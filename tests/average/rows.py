@@ -17,16 +17,20 @@ def uniform_soup(leaves: list[np.ndarray], sides: Any, key: Any, weights: Any = 
     return np.average(leaves, axis=0, weights=weights)
 
 
-def model_stock(leaves: list[np.ndarray], sides: Any, key: Any, axis: int | None = None) -> np.ndarray:
+def model_stock(
+    leaves: list[np.ndarray], sides: Any, key: Any, axis: int | None = None, floor: float = 0.0
+) -> np.ndarray:
     base = sides["base"]
     if axis is not None and base.ndim > 1:
         rows = np.moveaxis(np.stack([*leaves, base]), axis, -1)
         flat = rows.reshape(len(rows), -1, rows.shape[-1])
-        out = [model_stock(list(flat[:-1, i]), {"base": flat[-1, i]}, key) for i in range(flat.shape[1])]
+        out = [model_stock(list(x[:-1]), {"base": x[-1]}, key, floor=floor) for x in np.moveaxis(flat, 1, 0)]
         return np.moveaxis(np.reshape(out, rows.shape[1:]), -1, axis)
     n, deltas = len(leaves), np.stack([(x - base).ravel() for x in leaves])
     cosines = np.corrcoef(np.hstack([deltas, -deltas]))  # with its mirror image every vector has mean zero
-    c = (np.sum(cosines) - n) / (n * (n - 1))
+    sizes = np.outer(*[np.linalg.norm(deltas, axis=1)] * 2)
+    cosines = cosines * np.minimum(1, sizes / max(floor, 1e-30))
+    c = (np.sum(cosines) - np.trace(cosines)) / (n * (n - 1))
     t = n * c / (1 + (n - 1) * c)
     return t * np.mean(leaves, axis=0) + (1 - t) * base
 
@@ -65,6 +69,7 @@ ROWS = [
         "average.model_stock",
         ws.average.model_stock,
         model_stock,
+        numeric={"floor": 300.0},
         trees=3,
         sides=base,
         families=("symmetric",),

@@ -36,6 +36,9 @@ def test_model_stock_of_orthogonal_models_is_the_base_and_of_one_an_error() -> N
     base, a, b = ({"w": jnp.array(w)} for w in ([1.0, 1.0], [4.0, 1.0], [1.0, -2.0]))
     np.testing.assert_allclose(model_stock()(a, b, base=base)["w"], [1, 1], atol=1e-6)
     np.testing.assert_allclose(model_stock()(a, a, base=base)["w"], a["w"], rtol=1e-6)
+    for axis in (None, -1):  # the angle does not depend on how far the models moved
+        near = {"w": jnp.full((3, 4), 1e-5)}
+        np.testing.assert_allclose(model_stock(axis)(near, near, base={"w": jnp.zeros((3, 4))})["w"], 1e-5, rtol=1e-5)
     with pytest.raises(ShapeError, match="an angle needs at least two"):
         model_stock()(a, base=base)
 

@@ -113,7 +113,7 @@ BUILDERS: Mapping[str, Build] = {
     "sce": lambda whole, each: sce(whole["select_topk"], floor=1e-6),
     "ram": lambda whole, each: ram(whole["epsilon"]),
     "ramplus_tl": lambda whole, each: ramplus_tl(whole["r"], whole["alpha"], whole["epsilon"]),
-    "model_stock": lambda whole, each: model_stock(-1 if whole["filter_wise"] else None),
+    "model_stock": lambda whole, each: model_stock(-1 if whole["filter_wise"] else None, floor=1e-6),
     "nearswap": lambda whole, each: nearswap(whole["t"]),
     "arcee_fusion": lambda whole, each: arcee_fusion(),
     "passthrough": _passthrough,

@@ -16,17 +16,18 @@ from wspace.core.transform import Context, Transform, leafwise
 from wspace.core.typing import Array
 from wspace.stats.norms import root
 
-SMALLEST = 1e-6  # a product of norms, and a denominator, below which there is no angle: the first one is mergekit's
+SMALLEST = 1e-6  # a denominator below which task vectors cancel out: mergekit's number
 
 
-def model_stock_array(deltas: Sequence[Array], axis: int | None = None) -> Array:
+def model_stock_array(deltas: Sequence[Array], axis: int | None = None, floor: Array | float = 0.0) -> Array:
     """`t` times the mean of n >= 2 task vectors of one shape, with t from their mean cosine.
 
-        t = n c / (1 + (n - 1) c),   c = mean over pairs of <d_i, d_j> / (|d_i| |d_j|)
+        t = n c / (1 + (n - 1) c),   c = mean over pairs of <d_i, d_j> / max(|d_i| |d_j|, floor)
 
     axis: None for one angle a leaf, or the axis that each filter's entries lie along.
     """
-    return _part_of_mean(deltas, _share(wspace_gram(*deltas) if axis is None else _along(deltas, axis), len(deltas)))
+    products = wspace_gram(*deltas) if axis is None else _along(deltas, axis)
+    return _part_of_mean(deltas, _share(products, len(deltas), floor))
 
 
 @adds_up
@@ -47,10 +48,16 @@ def _products(deltas: Sequence[Array], axis: int | None = None) -> dict[tuple[in
 
 
 @partial(jax.jit, static_argnames="n")
-def _share(products: Mapping[tuple[int, int], Array], n: int) -> Array:
+def _share(products: Mapping[tuple[int, int], Array], n: int, floor: Array | float) -> Array:
     """How far towards the mean of n: t, a scalar or one number a filter."""
     norms = [root(products[i, i]) for i in range(n)]
-    cosines = [products[i, j] / jnp.maximum(norms[i] * norms[j], SMALLEST) for i, j in combinations(range(n), 2)]
+    floor = jnp.asarray(floor, norms[0].dtype)
+
+    def cosine(i: int, j: int) -> Array:
+        below = jnp.maximum(norms[i] * norms[j], floor)
+        return products[i, j] / jnp.where(below > 0, below, 1)
+
+    cosines = [cosine(i, j) for i, j in combinations(range(n), 2)]
     c = sum(jnp.clip(x, -1, 1) for x in cosines[1:]) + jnp.clip(cosines[0], -1, 1)
     c = c / len(cosines)
     below = 1 + (n - 1) * c
@@ -62,7 +69,7 @@ def _part_of_mean(deltas: Sequence[Array], t: Array) -> Array:
     return t * (sum(deltas[1:], deltas[0]) / len(deltas))
 
 
-def model_stock(axis: int | None = None) -> Transform:
+def model_stock(axis: int | None = None, floor: Array | float = 0.0) -> Transform:
     """Of n fine-tuned models and their base, the point between base and mean that is nearest to the centre of all runs.
 
         theta = t mean_k theta_k + (1 - t) base,   t = n c / (1 + (n - 1) c),   c = mean cosine of two task vectors
@@ -72,9 +79,11 @@ def model_stock(axis: int | None = None) -> Transform:
     Args:
       axis: None takes one angle a leaf ("layer-wise"). A number takes one a filter: the axis along which the entries of
         a filter lie, -1 for torch's `[out, in]`, -2 for `[in, out]`; leaves of fewer axes count as one filter. Static.
+      floor: what the product of two norms counts as at least, in squared weight units; mergekit's is 1e-6, which makes
+        task vectors shorter than 1e-3 look orthogonal. Traced, in steps.
     Returns:
       Transform, n -> 1. Parallel task vectors give the mean (t = 1), orthogonal ones the base (t = 0); opposite ones
-      point away from the mean (t < 0), and where they cancel out (c = -1 / (n - 1)) the base stays.
+      point away from the mean (t < 0, and far away near c = -1 / (n - 1)), and where they cancel out the base stays.
     Raises:
       SideTreeError: no base. TreeMismatch: trees or base differ in structure. ShapeError: fewer than two models.
     Example:
@@ -90,7 +99,7 @@ def model_stock(axis: int | None = None) -> Transform:
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
         if len(leaves) < 2:
             raise ShapeError(f"model_stock: {ctx.spec.path} comes from one model; an angle needs at least two")
-        return model_stock_array(leaves, filter_axis(axis, leaves[0].ndim))
+        return model_stock_array(leaves, filter_axis(axis, leaves[0].ndim), floor)
 
     return around_base(leafwise("model_stock", apply, arity=None), name="model_stock")
 
