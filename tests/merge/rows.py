@@ -53,7 +53,8 @@ def each(value: Any, leaves: Arrays) -> tuple[Any, ...]:
 
 def ties(leaves: Arrays, sides: Any, key: Any, density: Any, rescale: bool = False, **rest: Any) -> np.ndarray:
     deltas = [x - sides["base"] for x in leaves]
-    trimmed = [refs.keep_largest(d, int(p * d.size)) for d, p in zip(deltas, each(density, leaves), strict=True)]
+    counts = [max(1, int(p * d.size)) for d, p in zip(deltas, each(density, leaves), strict=True)]
+    trimmed = [refs.keep_largest(d, count) for d, count in zip(deltas, counts, strict=True)]
     if rescale:
         trimmed = [with_norm_of(kept, d) for kept, d in zip(trimmed, deltas, strict=True)]
     return sides["base"] + elect(trimmed, sides, key, **rest)

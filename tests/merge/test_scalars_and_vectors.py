@@ -23,10 +23,12 @@ from wspace.merge import (
     ram,
     ramplus_tl,
     sce,
+    ties,
     weighted_sum,
 )
 
 ALL = {
+    "ties": (ties(0.5), 2),
     "breadcrumbs": (breadcrumbs(0.5, 0.3), 2),
     "della": (della(0.5, 0.3), 2),
     "della_linear": (della(0.5, 0.3, consensus=weighted_sum, rescale="l1"), 2),
@@ -86,6 +88,18 @@ def test_gamma_below_one_entry_drops_no_outlier() -> None:
     w = np.array([5.0, 1.0, -3.0, 2.0], np.float32)
     np.testing.assert_array_equal(run(crumbs(0.5, 0.01), None, w), [5.0, 0.0, -3.0, 0.0])
     np.testing.assert_array_equal(run(crumbs(0.75, 0.5), None, w), [0.0, 1.0, -3.0, 2.0])  # room for one outlier only
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_trim_leaves_one_entry_of_a_short_leaf_and_none_at_density_zero(traced: bool) -> None:
+    """As mergekit 0.1.5 does: a scalar of two models is their mean, not the base. Of the seven entries 0.1 is none."""
+    rng = np.random.default_rng(3)
+    for shape in ((), (1,), (7,)):
+        base, a = rng.standard_normal((2, *shape)).astype(np.float32)
+        largest = np.where(np.abs(a - base) == np.abs(a - base).max(), a, base)
+        for density, want in ((0.1, largest), (0.0, base), (1.0, a)):
+            own = jnp.asarray(density, jnp.float32) if traced else density
+            np.testing.assert_allclose(run(ties(own), base, a), want, rtol=1e-5, atol=1e-6)
 
 
 def test_settings_that_mean_nothing_are_named() -> None:

@@ -76,13 +76,14 @@ def ties(
 ) -> Transform:
     """Trim each task vector to its largest entries, elect a sign per entry, average the entries that agree.
 
-        d_t = theta_t - base,   d_t <- d_t * [|d_t,i| is among the floor(density n) largest]
+        d_t = theta_t - base,   d_t <- d_t * [|d_t,i| is among the max(1, floor(density n)) largest]
         theta = base + lam * elected mean (see `elect_array`)
 
     Scope: leaf (1 pass). Needs: base. Random: no. Output leaf: array, dtype of the first tree.
 
     Args:
-      density: fraction of each task vector that stays, 0..1; a tuple gives each model its own. Traced, in steps.
+      density: fraction of each task vector that stays, 0..1, and 0 leaves nothing; a tuple gives each model its own.
+        Traced, in steps.
       weights: [n], weight of each model in sign election and mean; default all 1. Traced.
       lam: scale of the merged task vector. Traced.
       normalize: divide by the weights that agree (the paper's disjoint mean), or add. Static.
@@ -99,14 +100,22 @@ def ties(
       Array([3., 0., 3., 0.], dtype=float32)
 
     Reference: Yadav, Tam, Choshen, Raffel, Bansal, 2023, "TIES-Merging: Resolving Interference When Merging Models".
-    Differs from the paper: trims per leaf, not over the whole task vector (as mergekit does); weights and rescale are
-      additions; an entry whose weighted sum is exactly zero stays at base instead of taking the majority sign of the
-      whole.
+    Differs from the paper: trims per leaf, not over the whole task vector, and leaves at least one entry of each (both
+      as mergekit does); weights and rescale are additions; an entry whose weighted sum is exactly zero stays at base
+      instead of taking the majority sign of the whole (mergekit takes what is positive).
     """
 
     def trimmed(leaves: tuple[Array, ...], ctx: Context) -> Array:
         (d,) = leaves
-        kept = keep_largest(d, count_of(of_model(density, ctx), d.size, floor=True))
+        kept = keep_largest(d, _some(of_model(density, ctx), d.size))
         return with_norm_of(kept, d) if rescale else kept
 
     return around_base(chain(leafwise("trim", trimmed), elect(weights, lam, normalize)), name="ties")
+
+
+def _some(density: Array | float, size: int) -> Array | int:
+    """How many entries stay: of a density above 0 at least one, else scalars and short vectors would never change."""
+    n = count_of(density, size, floor=True)
+    if isinstance(density, int | float):
+        return max(int(n), 1) if density > 0 else 0
+    return jnp.where(jnp.asarray(density) > 0, jnp.maximum(n, 1), 0).astype(jnp.uint32)
