@@ -1,6 +1,6 @@
 """Make tests/merge/mergekit_numbers.npz: what mergekit's own functions give on small random tensors.
 
-Run it in an environment that has mergekit (0.1.4 was used) and torch:
+Run it in an environment that has mergekit (0.1.5 was used) and torch, such as that of benchmarks/peers.sh:
 
     python benchmarks/mergekit_numbers.py tests/merge/mergekit_numbers.npz
 
@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from mergekit.architecture import WeightInfo
-from mergekit.common import ImmutableMap, ModelReference
-from mergekit.io.tasks import GatherTensors
-from mergekit.merge_methods import REGISTERED_MERGE_METHODS
+from mergekit.merge_methods import registry
+from mergekit.merge_methods.base import TensorGroup
 from mergekit.sparsify import RescaleNorm, SparsificationMethod, sparsify
 
 DRAWS = 4000
@@ -66,6 +65,13 @@ CASES: list[tuple[str, dict[str, list[float]], dict[str, Any], int, bool]] = [
     ("dare_ties", {"weight": W3, "density": [1.0] * 3}, {}, 3, True),
     ("dare_linear", {"weight": W3, "density": [1.0] * 3}, {"normalize": True}, 3, True),
 ]
+SHORT = [(), (1,)]
+# Weights that cancel out do no harm where nobody divides by their sum: methods that elect signs, and sums as they are.
+CANCELLING: list[tuple[str, dict[str, list[float]], dict[str, Any], int, bool]] = [
+    ("ties", {"weight": [-1.0, 0.75, 0.25], "density": [0.5] * 3}, {}, 3, True),
+    ("breadcrumbs_ties", {"weight": [-1.0, 0.75, 0.25], "density": [0.6] * 3}, {"normalize": True}, 3, True),
+    ("task_arithmetic", {"weight": [-1.0, 0.75, 0.25]}, {}, 3, True),
+]
 
 
 def tensors(seed: int, shape: tuple[int, ...], models: int) -> list[np.ndarray]:
@@ -78,29 +84,11 @@ def tensors(seed: int, shape: tuple[int, ...], models: int) -> list[np.ndarray]:
 def run(
     method: str, each: dict[str, list[float]], whole: dict[str, Any], based: bool, arrays: list[np.ndarray]
 ) -> np.ndarray:
-    """One tensor merged by mergekit's own task."""
-    made = REGISTERED_MERGE_METHODS[method]
-    names = [ModelReference.parse(f"m{k}") for k in range(len(arrays))]
-    base, models = (names[0] if based else None), names[1:]
-    inputs = {name: torch.tensor(x) for name, x in zip(names, arrays, strict=True) if name != names[0] or based}
-    parameters = {d.name: whole.get(d.name, d.default_value) for d in made.parameters()}
-    own = {
-        name: ImmutableMap(
-            {d.name: each[d.name][k] if d.name in each else d.default_value for d in made.tensor_parameters()}
-        )
-        for k, name in enumerate(models)
-    }
-    if based:
-        own[names[0]] = ImmutableMap({d.name: d.default_value for d in made.tensor_parameters()})
-    task = made.make_task(
-        output_weight=WeightInfo(name="w"),
-        tensors=GatherTensors(weight_info=ImmutableMap({name: WeightInfo(name="w") for name in inputs})),
-        base_model=base,
-        parameters=ImmutableMap(parameters),
-        tensor_parameters=ImmutableMap(own),
-    )
-    (name,) = task.arguments()
-    return task.execute(**{name: inputs}).numpy()
+    """One tensor merged by mergekit's own method."""
+    tensors = [torch.tensor(x) for x in (arrays if based else arrays[1:])]
+    group = TensorGroup.from_tensors(tensors, base_index=0 if based else None, name="w")
+    (merged,) = registry.get(method)([group], parameters={**whole, **each})
+    return merged.numpy()
 
 
 def sampled(method: SparsificationMethod, **settings: Any) -> dict[str, np.ndarray]:
@@ -116,12 +104,11 @@ def sampled(method: SparsificationMethod, **settings: Any) -> dict[str, np.ndarr
 def main(path: str) -> None:
     """Write the file."""
     cases, arrays = [], {}
-    for method, each, whole, models, based in CASES:
-        for shape in SHAPES:
-            i = len(cases)
-            given = tensors(i, shape, models)
-            arrays |= {f"{i}/in": np.stack(given), f"{i}/out": run(method, each, whole, based, given)}
-            cases.append({"method": method, "each": each, "whole": whole, "based": based})
+    asked = [*product(CASES, SHAPES), *product(CASES, SHORT), *product(CANCELLING, SHAPES + SHORT)]
+    for i, ((method, each, whole, models, based), shape) in enumerate(asked):
+        given = tensors(i, shape, models)
+        arrays |= {f"{i}/in": np.stack(given), f"{i}/out": run(method, each, whole, based, given)}
+        cases.append({"method": method, "each": each, "whole": whole, "based": based})
     for name, method, settings in (
         ("della", SparsificationMethod.della_magprune, {"density": 0.5, "epsilon": 0.3}),
         ("dare", SparsificationMethod.random, {"density": 0.4}),

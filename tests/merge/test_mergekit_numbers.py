@@ -26,7 +26,11 @@ from wspace.merge import drop, magprune
 
 NUMBERS = np.load(Path(__file__).with_name("mergekit_numbers.npz"), allow_pickle=False)
 CASES = json.loads(str(NUMBERS["cases"]))
-CANCELLING = [i for i, case in enumerate(CASES) if abs(sum(case["each"].get("weight", [1]))) < 1e-6]
+CANCELLING = [
+    i
+    for i, case in enumerate(CASES)
+    if abs(sum(case["each"].get("weight", [1]))) < 1e-6 and METHODS[case["method"]].divides == "always"
+]
 
 
 def recipe(case: dict[str, Any], models: int) -> str:

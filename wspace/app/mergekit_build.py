@@ -1,8 +1,10 @@
 """mergekit's methods as our transforms: one table; parameters that vary over tensors become a `route`.
 
 Differs from mergekit: masks are drawn by tensor name, so those of DARE and DELLA are other masks than mergekit's.
-Weights that sum to zero are refused where mergekit divides by them. A base in `base_model` is used by nuslerp and
-multislerp as mergekit does it: they merge the differences to it.
+Weights that sum to zero are refused where they are divided by their sum; methods that elect signs don't. Where changes
+add up to exactly zero, no sign is elected and the base stays, where mergekit takes those that are positive; of equal
+magnitudes a trim keeps the first ones, mergekit any. A base in `base_model` is used by nuslerp and multislerp as
+mergekit does it: they merge the differences to it.
 """
 
 from __future__ import annotations

@@ -46,15 +46,16 @@ class Method:
     divides: str | None = None
 
 
-def _task(normalize: bool, rescale: bool, **each: Parameter) -> Method:
-    """A method of the task-vector family: base + lambda * combination of sparsified deltas."""
+def _task(normalize: bool, rescale: bool, elects: bool = False, **each: Parameter) -> Method:
+    """A method of the task-vector family: base + lambda * combination of sparsified deltas. One that elects signs divides
+    by the weights that agree, entry by entry, and not by their sum."""
     whole = {
         "normalize": _flag(normalize),
         "rescale": _flag(rescale),
         "lambda": Parameter(float, 1.0),
         "int8_mask": _flag(False),
     }
-    return Method({"weight": WEIGHT, "density": DENSITY, **each}, whole, divides="normalize")
+    return Method({"weight": WEIGHT, "density": DENSITY, **each}, whole, divides=None if elects else "normalize")
 
 
 _EPSILON = Parameter(float, 0.15, Range(0, 0.5, open_high=True))
@@ -82,13 +83,13 @@ METHODS: Mapping[str, Method] = {
         whole={"max_iter": Parameter(int, 10, Range(1)), "tol": Parameter(float, 1e-5, POSITIVE)}, base="none"
     ),
     "task_arithmetic": _task(normalize=False, rescale=False),
-    "ties": _task(normalize=True, rescale=False),
+    "ties": _task(normalize=True, rescale=False, elects=True),
     "dare_linear": _task(normalize=False, rescale=True),
-    "dare_ties": _task(normalize=False, rescale=True),
-    "della": _task(normalize=True, rescale=True, epsilon=_EPSILON),
+    "dare_ties": _task(normalize=False, rescale=True, elects=True),
+    "della": _task(normalize=True, rescale=True, elects=True, epsilon=_EPSILON),
     "della_linear": _task(normalize=False, rescale=True, epsilon=_EPSILON),
     "breadcrumbs": _task(normalize=False, rescale=False, gamma=_GAMMA),
-    "breadcrumbs_ties": _task(normalize=False, rescale=False, gamma=_GAMMA),
+    "breadcrumbs_ties": _task(normalize=False, rescale=False, elects=True, gamma=_GAMMA),
     "sce": Method(whole={"select_topk": Parameter(float, 1.0, FRACTION), "int8_mask": _flag(False)}),
     "ram": Method(whole={"epsilon": _TINY}),
     "ramplus_tl": Method(
