@@ -72,6 +72,26 @@ def test_convex_weights_are_optimal_and_never_worse_than_a_vertex_or_the_center(
         optimal_ensemble_weights(f32(p), f32(y[1:]))
 
 
+@pytest.mark.parametrize("apart", [0.1, 0.01, 0.001])
+def test_models_that_err_alike_have_their_best_mean_too(apart: float) -> None:
+    """Fine-tunes share most of their error. The duality gap bounds what is left to gain, by any convex weights."""
+    y = RNG.standard_normal(1000)
+    p = y[:, None] + 0.3 * RNG.standard_normal((1000, 1)) + apart * RNG.standard_normal((1000, 10)) * RNG.random(10)
+    w = np.asarray(optimal_ensemble_weights(f32(p), f32(y)), np.float64)
+    errors = p - y[:, None]
+    gradient = 2 * errors.T @ (errors @ w) / len(y)
+    assert gradient @ w - gradient.min() < 1e-7
+    assert np.mean((errors @ w) ** 2) < min(np.mean(errors**2, axis=0)) + 1e-8
+
+
+def test_targets_may_be_integers() -> None:
+    """They decided the type of the weights of examples, which were zero then."""
+    p, y, c = RNG.standard_normal((20, 3)), RNG.integers(0, 3, 20), RNG.random(20)
+    want = optimal_ensemble_weights(f32(p), f32(y), f32(c))
+    np.testing.assert_array_equal(optimal_ensemble_weights(f32(p), jnp.asarray(y), f32(c)), want)
+    assert np.ptp(want) > 0.1
+
+
 def test_inside_the_simplex_it_is_least_squares() -> None:
     p = RNG.standard_normal((50, 3))
     truth = np.array([0.2, 0.5, 0.3])

@@ -47,8 +47,10 @@ class Method:
 
 
 def _task(normalize: bool, rescale: bool, elects: bool = False, **each: Parameter) -> Method:
-    """A method of the task-vector family: base + lambda * combination of sparsified deltas. One that elects signs divides
-    by the weights that agree, entry by entry, and not by their sum."""
+    """A method of the task-vector family: base + lambda * combination of sparsified deltas.
+
+    One that elects signs divides by the weights that agree, entry by entry, and not by their sum.
+    """
     whole = {
         "normalize": _flag(normalize),
         "rescale": _flag(rescale),

@@ -6,8 +6,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from wspace.core.errors import ShapeError
+from wspace.core.transform import working_dtype
 from wspace.core.typing import Array
 
 
@@ -38,11 +40,13 @@ def optimal_ensemble_weights(
 
         w = argmin_w (1/n) sum_i c_i (y_i - sum_m P_im w_m)^2   subject to   w >= 0, sum w = 1
 
-    A convex quadratic program in the Gram matrix of the predictions, solved by accelerated projected gradient with
-    restarts. The same weights are soup coefficients where the soup predicts like the ensemble: `uniform_soup(w)`.
+    A convex quadratic program in the Gram matrix of what the models' errors differ by, solved by accelerated projected
+    gradient with restarts. The same weights are soup coefficients where the soup predicts like the ensemble:
+    `uniform_soup(w)`.
 
     Args:
-      predictions: [n, models], out of fold. targets: [n]. sample_weight: [n], c, at least 0; default 1.
+      predictions: [n, models], out of fold. targets: [n], floats or integers. sample_weight: [n], c, at least 0;
+        default 1.
       steps: of the solver. Static.
     Returns:
       [models] float32. Its error is at most that of the best single model and of the plain mean.
@@ -60,29 +64,37 @@ def optimal_ensemble_weights(
             f"optimal_ensemble_weights: predictions {predictions.shape}, targets {targets.shape}; "
             f"give [n, models] and [n]"
         )
-    weight = jnp.ones_like(targets) if sample_weight is None else jnp.asarray(sample_weight, targets.dtype)
+    dtype = working_dtype(predictions.dtype)
+    errors = jnp.asarray(predictions, dtype) - jnp.asarray(targets, dtype)[:, None]
+    weight = jnp.ones((len(errors),), dtype) if sample_weight is None else jnp.asarray(sample_weight, dtype)
     if weight.shape != targets.shape:
         raise ShapeError(
             f"optimal_ensemble_weights: sample_weight {weight.shape} for targets {targets.shape}; one each"
         )
-    errors = predictions - targets[:, None]  # sum w = 1 makes the residual linear in these, which are small
-    return simplex_qp_array(errors.T @ (weight[:, None] * errors), steps)
+    common = jnp.mean(errors, axis=1, keepdims=True)  # no weights change this part, which is most of it for like models
+    own = errors - common
+    hessian, slope = (_product(own.T, weight[:, None] * x) for x in (own, common))
+    return simplex_qp_array(hessian, slope[:, 0], steps)
 
 
 @partial(jax.jit, static_argnames="steps")
-def simplex_qp_array(gram: Array, steps: int) -> Array:
-    """`argmin w' gram w` on the simplex; gram: [n, n], positive semidefinite. steps: static."""
-    n = gram.shape[0]
-    top = jnp.max(jnp.sum(jnp.abs(gram), axis=1))  # at least the largest eigenvalue
+def simplex_qp_array(hessian: Array, slope: Array, steps: int) -> Array:
+    """`argmin w' hessian w + 2 slope' w` on the simplex; hessian: [n, n], positive semidefinite. steps: static."""
+    n = slope.shape[0]
+    top = jnp.max(jnp.sum(jnp.abs(hessian), axis=1))  # at least the largest eigenvalue
     rate = 1 / jnp.where(top > 0, top, 1)
 
     def step(_: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         w, ahead, t = carry
-        new = project_simplex(ahead - rate * (gram @ ahead))
+        new = project_simplex(ahead - rate * (_product(hessian, ahead) + slope))
         uphill = jnp.sum((ahead - new) * (new - w)) > 0  # momentum points the wrong way: begin again
         t = jnp.where(uphill, jnp.ones_like(t), t)
         later = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
         return new, new + jnp.where(uphill, jnp.zeros_like(t), (t - 1) / later) * (new - w), later
 
-    start = jnp.full((n,), 1 / n, gram.dtype)
-    return jax.lax.fori_loop(0, steps, step, (start, start, jnp.ones((), gram.dtype)))[0]
+    start = jnp.full((n,), 1 / n, hessian.dtype)
+    return jax.lax.fori_loop(0, steps, step, (start, start, jnp.ones((), hessian.dtype)))[0]
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
