@@ -25,7 +25,7 @@ from wspace.average import (
     quantile_aggregate,
     soup_front,
 )
-from wspace.core.errors import ShapeError
+from wspace.core.errors import NonFinite, ShapeError
 from wspace.core.learn import descend
 from wspace.objectives import pinball
 
@@ -153,6 +153,16 @@ def test_a_front_has_the_experts_at_its_ends_and_no_beaten_point() -> None:
         soup_front([a, b], [(1, 0, 0)], rewards)
     with pytest.raises(ShapeError, match="one each"):
         choose_lambda(Front(*front), (1.0,))
+
+
+def test_a_soup_without_a_reward_is_not_on_the_front_and_never_chosen() -> None:
+    nan = float("nan")
+    points = np.array([[nan, 9.0], [2.0, 2.0], [1.0, 3.0], [1.0, 1.0]])
+    assert pareto_mask(points).tolist() == [False, True, True, False]
+    front = Front(np.eye(4), points, pareto_mask(points))
+    np.testing.assert_array_equal(choose_lambda(front, (0.2, 0.8)), np.eye(4)[2])
+    with pytest.raises(NonFinite, match="none of 1 soups"):
+        choose_lambda(Front(np.eye(1), points[:1], np.array([False])), (0.5, 0.5))
 
 
 @pytest.mark.parametrize("rewards", [1, 2, 3])

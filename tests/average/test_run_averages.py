@@ -150,6 +150,17 @@ def test_the_valley_of_a_run_is_that_of_swad_on_its_segments(seed: int) -> None:
         assert got["n"] == 5
 
 
+def test_a_run_that_begins_with_infinite_losses_has_its_valley_after_them() -> None:
+    inf = float("inf")
+    losses, trees = [inf, inf, inf, 2.0, 2.1, inf, 2.2, inf, inf, inf], [{"w": jnp.float32(i)} for i in range(10)]
+    assert swad_window(losses, 2, 3) == (3, 7)
+    tx = valley_average(2, 3)
+    state = tx.init(trees[0])
+    for tree, loss in zip(trees, losses, strict=True):
+        _, state = tx.update({"w": jnp.float32(0)}, state, tree, loss=loss)
+    assert float(valley_average_params(state)["w"]) == float(swad(losses, trees, 2, 3)["w"]) == 4.5
+
+
 def test_before_an_evaluation_the_valley_is_the_mean_so_far() -> None:
     tx = optax.chain(optax.sgd(0.1), valley_average())
     params = {"w": jnp.asarray([1.0, 3.0], jnp.bfloat16)}

@@ -13,7 +13,7 @@ import pytest
 from tests.average.trained import MODEL, accuracy, batches, child, moved, shifted
 from tests.average.trained import loss as whole
 from wspace.average import bvcl, error_diversity, greedy_soup, learned_soup, ratatouille, uniform_soup, weighted_average
-from wspace.core.errors import ShapeError, TreeMismatch
+from wspace.core.errors import NonFinite, ShapeError, TreeMismatch
 from wspace.data import digits
 
 RNG = np.random.default_rng(0)
@@ -70,6 +70,19 @@ def test_greedy_by_hand() -> None:
     assert soup.kept == (2, 0) and float(soup.params["w"]) == 2.5 and soup.score == -0.5
     with pytest.raises(ShapeError, match="3 trees and 2 scores"):
         greedy_soup(trees, lambda p: 0.0, [1.0, 2.0])
+
+
+def test_a_model_that_diverged_is_not_what_greedy_begins_with() -> None:
+    trees = [{"w": jnp.float32(x)} for x in (9.0, 1.0, 4.0)]
+
+    def score(p: Any) -> float:
+        return float("nan") if float(p["w"]) > 4.5 else -abs(float(p["w"]) - 3)
+
+    for scores in (None, [float("nan"), -2.0, -1.0]):
+        soup = greedy_soup(trees, score, scores)
+        assert soup.kept == (2, 1) and float(soup.params["w"]) == 2.5
+    with pytest.raises(NonFinite, match="none of 1 trees"):
+        greedy_soup(trees[:1], score)
 
 
 def test_diversity_counts_pairs() -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wspace.average.uniform_soup import uniform_soup
-from wspace.core.errors import ShapeError
+from wspace.core.errors import NonFinite, ShapeError
 from wspace.core.typing import Array, Tree
 
 
@@ -55,9 +55,9 @@ def choose_lambda(front: Front, preference: Sequence[float] | Array) -> np.ndarr
     """The weights on a front with the largest `sum_j preference_j reward_j`, the first of equal ones.
 
     Args:
-      preference: [rewards].
+      front: soups with a reward that is NaN are never chosen. preference: [rewards].
     Raises:
-      ShapeError: not one number for each reward.
+      ShapeError: not one number for each reward. NonFinite: no soup has numbers for all rewards.
     Example:
       >>> choose_lambda(Front(np.eye(2), np.array([[1.0, 0.0], [0.0, 3.0]]), np.array([True, True])), (0.7, 0.3))
       array([0., 1.])
@@ -65,18 +65,24 @@ def choose_lambda(front: Front, preference: Sequence[float] | Array) -> np.ndarr
     wanted = np.asarray(preference, np.float64)
     if wanted.shape != front.points.shape[1:]:
         raise ShapeError(f"choose_lambda: preference {wanted.shape} for {front.points.shape[1]} rewards; give one each")
-    return front.lambdas[int(np.argmax(front.points @ wanted))]
+    known = ~np.isnan(front.points).any(1)
+    if not known.any():
+        raise NonFinite(f"choose_lambda: none of {len(front.points)} soups has numbers for all rewards; check them")
+    return front.lambdas[int(np.argmax(np.where(known, front.points @ wanted, -np.inf)))]
 
 
 def pareto_mask(points: Any) -> np.ndarray[Any, Any]:
     """Which points [n, rewards] no other point beats: as good in all rewards and better in one. Larger is better.
+
+    A point with a NaN is none of them.
 
     Example:
       >>> pareto_mask([[1, 3], [2, 2], [1, 2], [2, 2]]).tolist()
       [True, True, False, True]
     """
     p = np.asarray(points, np.float64)
-    return np.array([not ((p >= x).all(1) & (p > x).any(1)).any() for x in p], bool)
+    beaten = [((p >= x).all(1) & (p > x).any(1)).any() for x in p]
+    return np.array([not bad and not np.isnan(x).any() for bad, x in zip(beaten, p, strict=True)], bool)
 
 
 def hypervolume(points: Any, reference: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from wspace.average.uniform_soup import uniform_soup
 from wspace.core.containers import as_params, is_weight
-from wspace.core.errors import ShapeError
+from wspace.core.errors import NonFinite, ShapeError
 from wspace.core.implicit import dense
 from wspace.core.typing import Array, Tree
 
@@ -28,12 +29,12 @@ def greedy_soup(
     """Average models one by one, best first, keeping those with which the mean scores no worse.
 
     Args:
-      trees: fine-tunes of one start. score: params -> a number, larger is better, on held-out data.
+      trees: fine-tunes of one start. score: params -> a number, larger is better, on held-out data; NaN is worst.
       scores: [n], score of each tree alone, if known.
     Returns:
       GreedySoup; its score is never below the best single one. Of equal scores, the earlier tree goes first.
     Raises:
-      ShapeError: no trees, or not a score for each.
+      ShapeError: no trees, or not a score for each. NonFinite: no tree's score is a number.
     Example:
       >>> trees = [{"w": jnp.float32(x)} for x in (0.0, 3.0, 9.0)]
       >>> soup = greedy_soup(trees, lambda p: -abs(p["w"] - 2.0))
@@ -43,18 +44,26 @@ def greedy_soup(
     Reference: Wortsman et al., 2022, "Model soups"; Rame et al., 2022, "Diverse Weight Averaging for
       Out-of-Distribution Generalization" (DiWA, restricted selection; its uniform one is `uniform_soup`).
     """
-    single = [float(score(tree)) for tree in trees] if scores is None else [float(s) for s in scores]
+    single = [_number(score(tree)) for tree in trees] if scores is None else [_number(s) for s in scores]
     if not trees or len(single) != len(trees):
         raise ShapeError(f"greedy_soup got {len(trees)} trees and {len(single)} scores; give a score for each tree")
+    if max(single) == -math.inf:
+        raise NonFinite(f"greedy_soup: none of {len(trees)} trees has a score that is a number; check what scores them")
     first, *others = sorted(range(len(trees)), key=lambda i: -single[i])
     best = GreedySoup(trees[first], (first,), single[first])
     for i in others:
         kept = (*best.kept, i)
         params = uniform_soup()(*[trees[j] for j in kept])
-        value = float(score(params))
+        value = _number(score(params))
         if value >= best.score:
             best = GreedySoup(params, kept, value)
     return best
+
+
+def _number(score: Array | float) -> float:
+    """A model that has diverged has a score below all others."""
+    value = float(score)
+    return -math.inf if math.isnan(value) else value
 
 
 def error_diversity(predictions: Array, labels: Array) -> Array:

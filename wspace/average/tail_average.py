@@ -109,7 +109,7 @@ def tail_average_params(state: Any, like: Tree | None = None) -> Tree:
 def swad_window(losses: Sequence[float], converge: int = 3, tolerate: int = 6, ratio: float = 0.3) -> tuple[int, int]:
     """The valley of a run: the evaluations from the first minimum of the loss until it has risen for good.
 
-        start = first i with l_i = min(l_i .. l_{i + converge - 1}),   limit = (1 + ratio) mean of these losses
+        start = first i with l_i = min(l_i .. l_{i + converge - 1}), all finite;   limit = (1 + ratio) mean of them
         end = first j > start with min(l_j .. l_{j + tolerate - 1}) > limit (windows stop at the last evaluation)
 
     Args:
@@ -137,7 +137,7 @@ def swad_window(losses: Sequence[float], converge: int = 3, tolerate: int = 6, r
     n = len(curve)
     for start in range(n - converge + 1):
         window = curve[start : start + converge]
-        if window[0] == window.min():
+        if window[0] == window.min() and np.isfinite(window).all():
             limit = (1 + ratio) * window.mean()
             gone = (j for j in range(start + 1, n) if curve[j : j + tolerate].min() > limit)
             return start, next(gone, n)

@@ -135,8 +135,9 @@ def _evaluated(state: ValleyState, loss: Array, tolerate: int, ratio: Array | fl
     losses = (loss, *state.losses[:-1])
     count = state.evaluations + 1
     begun = ~jnp.isinf(state.limit)
-    begins = ~begun & (count >= len(window)) & (losses[-1] == jnp.min(jnp.stack(losses)))
-    limit = jnp.where(begins, (1 + jnp.asarray(ratio, jnp.float32)) * jnp.mean(jnp.stack(losses)), state.limit)
+    last = jnp.stack(losses)
+    begins = ~begun & (count >= len(window)) & (losses[-1] == jnp.min(last)) & jnp.isfinite(last).all()
+    limit = jnp.where(begins, (1 + jnp.asarray(ratio, jnp.float32)) * jnp.mean(last), state.limit)
     new = state._replace(
         segment=state.segment._replace(seen=jnp.zeros((), jnp.int32)),
         window=window,
