@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 
 from tests.rows import like, tree, weights
 from wspace.merge import opcm_init, opcm_update
+from wspace.merge.darex import least_error_q_array
 from wspace.merge.opcm import opcm_array
 
 RNG = np.random.default_rng(0)
@@ -54,6 +56,23 @@ def test_a_low_rank_merge_leaves_alone_what_is_orthogonal_to_it() -> None:
     got = opcm_array(jnp.asarray(t, jnp.float32), jnp.asarray(d, jnp.float32), 0.5)
     np.testing.assert_allclose(got, t, atol=2e-5)
     np.testing.assert_allclose(opcm_array(jnp.asarray(t, jnp.float32), jnp.zeros((20, 20)), 0.5), t, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "array", [lambda d, m: opcm_array(d, m, 0.5), lambda d, m: least_error_q_array(d, m, m[0], 0.5)]
+)
+def test_products_are_of_full_float32_also_where_a_device_would_round_them(array: Any) -> None:
+    """A GPU or TPU takes fewer bits by default: what is projected away would stay by a thousandth."""
+    square = jnp.ones((4, 4))
+    products = [e for e in equations(jax.make_jaxpr(array)(square, square).jaxpr) if e.primitive.name == "dot_general"]
+    assert products and all(e.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2 for e in products)
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    for e in jaxpr.eqns:
+        yield e
+        for inner in e.params.values():
+            yield from equations(inner.jaxpr) if hasattr(inner, "jaxpr") else ()
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])

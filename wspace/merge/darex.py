@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from wspace.core.compose import around_base, chain
 from wspace.core.transform import Context, Transform, leafwise, of_model, over_stack
 from wspace.core.typing import Array
+from wspace.merge.by_matrix import times
 from wspace.merge.dare import drop_array
 from wspace.merge.task_arithmetic import weighted_sum
 from wspace.stats.sharding import gathered
@@ -27,7 +28,7 @@ def least_error_q_array(delta: Array, gram: Array, moments: Array, density: Arra
     """
     density = jnp.asarray(density, delta.dtype)
     v = jnp.sum(delta**2 * moments[:, None])
-    m = jnp.sum(delta * (gathered(gram, 1) @ delta))
+    m = jnp.sum(delta * times(gathered(gram, 1), delta))
     return jnp.where(m > 0, density + (1 - density) * v / jnp.where(m > 0, m, 1), 1)
 
 

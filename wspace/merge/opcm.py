@@ -13,6 +13,7 @@ from wspace.core.implicit import dense
 from wspace.core.select import matrices
 from wspace.core.transform import Context, leafwise, over_stack, working_dtype
 from wspace.core.typing import Array, Path, Tree, Where
+from wspace.merge.by_matrix import times
 from wspace.merge.task_arithmetic import task_arithmetic
 
 
@@ -45,8 +46,8 @@ def opcm_array(delta: Array, merged: Array, alpha: Array | float) -> Array:
     leading = live & (jnp.cumsum(s) <= jnp.asarray(alpha, s.dtype) * jnp.sum(s))
     block = leading[:, None] & leading[None]
     diagonal = jnp.eye(size, dtype=bool) & live[:, None]
-    inside = jnp.where(block | diagonal, u.T @ delta @ vt.T, 0)
-    return delta - u @ inside @ vt
+    inside = jnp.where(block | diagonal, times(u.T, delta, vt.T), 0)
+    return delta - times(u, inside, vt)
 
 
 def opcm_init(base: Tree, first: Tree) -> OPCMState:
