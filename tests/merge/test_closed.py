@@ -144,3 +144,5 @@ def test_tall_masks_keep_all_of_a_lone_task_and_less_the_stricter_they_are() -> 
     np.testing.assert_array_equal(agreed, masks[0] & masks[1])
     with pytest.raises(WspaceError, match="no rule 'both'"):
         merge.modulate("both")  # type: ignore[arg-type]
+    with pytest.raises(WspaceError, match=r"weights \[1.0, -1.0\] are not all at least 0"):
+        merge.geometric_median((1.0, -1.0))

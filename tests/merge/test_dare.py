@@ -13,9 +13,9 @@ from scipy.stats import binom
 import wspace as ws
 from tests.average import trained
 from tests.rows import weights
-from wspace.core.errors import SideTreeError
+from wspace.core.errors import SideTreeError, WspaceError
 from wspace.data import digits
-from wspace.merge import dare, drop, elect, task_arithmetic, ties
+from wspace.merge import dare, darex, drop, elect, task_arithmetic, ties
 
 RARE = 1e-9  # an honest generator falls outside such a bound once in a billion keys
 ONES = {"a": jnp.ones((64, 32)), "b": jnp.ones((64, 32))}
@@ -88,6 +88,14 @@ def test_without_a_key_it_says_what_to_pass() -> None:
         dare(0.5)(ONES, base=ONES)
     with pytest.raises(SideTreeError, match="dare needs the side tree"):
         dare(0.5)(ONES, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("density", [1.5, -0.1, float("nan"), (0.5, 2.0)])
+@pytest.mark.parametrize("make", [drop, dare, lambda density: darex(density, q=0.9)], ids=["drop", "dare", "darex"])
+def test_a_density_that_is_no_probability_is_an_error(make: Any, density: Any) -> None:
+    """1.5 kept all and divided it by 1.5; -0.1 and NaN were the base."""
+    with pytest.raises(WspaceError, match="is no fraction"):
+        make(density)
 
 
 def test_half_of_a_fine_tune_rescaled_is_as_good_and_unscaled_is_not() -> None:

@@ -22,6 +22,8 @@ def test_q_equal_to_density_is_dare() -> None:
     base, tuned, key = {"w": jnp.zeros((12, 5))}, {"w": D}, jax.random.key(3)
     got, want = (t(tuned, base=base, key=key)["w"] for t in (darex(0.3, q=0.3), dare(0.3)))
     np.testing.assert_allclose(got, want, rtol=1e-6)
+    with pytest.raises(WspaceError, match="q is 0"):
+        darex(0.3, q=(0.5, 0.0))
 
 
 def test_the_closed_form_has_the_least_measured_error_and_the_error_of_its_formula() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.rows import like, tree, weights
+from wspace.core.errors import TreeMismatch
 from wspace.merge import opcm_init, opcm_update
 from wspace.merge.darex import least_error_q_array
 from wspace.merge.opcm import opcm_array
@@ -108,3 +109,11 @@ def test_a_model_that_is_the_base_changes_only_the_length() -> None:
     got, base, first = weights(state.merged), weights(BASE), weights(MODELS[0])
     for p in base:
         np.testing.assert_allclose(got[p] - base[p], (first[p] - base[p]) / 2, atol=1e-5)
+
+
+def test_trees_of_another_structure_are_named_before_any_work() -> None:
+    less = {k: v for k, v in BASE.items() if k != "layers"}
+    turned = {**BASE, "dense": {**BASE["dense"], "kernel": BASE["dense"]["kernel"].T}}
+    for base, first, words in ((less, BASE, "layers/kernel"), (BASE, less, "layers/kernel"), (BASE, turned, "dense/k")):
+        with pytest.raises(TreeMismatch, match=words):
+            opcm_init(base, first)

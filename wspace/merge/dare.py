@@ -16,7 +16,7 @@ from wspace.core.twins import by_position
 from wspace.core.typing import Array
 from wspace.merge.task_arithmetic import weighted_sum
 from wspace.stats.norms import with_norm_of
-from wspace.stats.quantile import COUNTABLE
+from wspace.stats.quantile import COUNTABLE, check_fraction
 
 Rescale = Array | bool | Literal["l1"]
 
@@ -84,6 +84,13 @@ def rescaling(rescale: Rescale, name: str) -> tuple[Array | bool, bool]:
     return False, True
 
 
+def check_density(density: Array | float | Sequence[float]) -> None:
+    """Raises WspaceError if a known probability is not within 0..1; an array's can't be looked at."""
+    for each in density if isinstance(density, list | tuple) else (density,):
+        if isinstance(each, int | float):
+            check_fraction(each)
+
+
 def drop(density: Array | float | Sequence[float], rescale: Rescale = True) -> Transform:
     """Keep each entry with probability `density`, divided by `density`, so that the expected value stays.
 
@@ -99,7 +106,7 @@ def drop(density: Array | float | Sequence[float], rescale: Rescale = True) -> T
       Transform, 1 -> 1; in a chain before a merge it runs on every tree with a mask of its own. Density 1 changes
       nothing, density 0 leaves zeros.
     Raises:
-      SideTreeError: no key. WspaceError: another word for rescale.
+      SideTreeError: no key. WspaceError: a density outside 0..1, another word for rescale.
     Example:
       >>> dropped = drop(0.25)({"w": jnp.ones(1000)}, key=jax.random.key(0))["w"]
       >>> [float(x) for x in jnp.unique(dropped)], bool(abs(dropped.mean() - 1) < 0.2)
@@ -108,6 +115,7 @@ def drop(density: Array | float | Sequence[float], rescale: Rescale = True) -> T
     Reference: as `dare`.
     Differs from the paper: none.
     """
+    check_density(density)
     divide, norm = rescaling(rescale, "drop")
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
@@ -145,7 +153,7 @@ def dare(
       Transform, n -> 1. Density 1 is the consensus alone: `task_arithmetic`, TIES without trimming.
     Raises:
       SideTreeError: no base or no key. TreeMismatch: trees or base differ in structure.
-      ShapeError: another number of weights than of models.
+      ShapeError: another number of weights than of models. WspaceError: a density outside 0..1.
     Example:
       >>> base, tuned = {"w": jnp.zeros(6)}, {"w": jnp.ones(6)}
       >>> dare(density=0.5)(tuned, base=base, key=jax.random.key(1))["w"]

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from wspace.core.compose import around_base, chain
+from wspace.core.errors import WspaceError
 from wspace.core.transform import Context, Transform, leafwise, of_model, over_stack
 from wspace.core.typing import Array
 from wspace.merge.by_matrix import times
-from wspace.merge.dare import drop_array
+from wspace.merge.dare import check_density, drop_array
 from wspace.merge.task_arithmetic import weighted_sum
 from wspace.stats.sharding import gathered
 from wspace.stats.side_gram import gram_of, second_moments
@@ -92,6 +93,7 @@ def darex(
       Transform, n -> 1. The expected change is density / q of the task vector.
     Raises:
       SideTreeError: no base, key or gram. ShapeError: no q, and the leaf is no matrix; or as in `dare`.
+      WspaceError: a density outside 0..1, or a q that is not positive.
     Example:
       >>> base, tuned = {"w": jnp.zeros(6)}, {"w": jnp.ones(6)}
       >>> darex(density=0.5, q=0.8)(tuned, base=base, key=jax.random.key(1))["w"]
@@ -101,6 +103,10 @@ def darex(
     Differs from the paper: without q it takes the minimum of the expected squared error, which needs no tuning, where
       the paper bounds the change with high probability (`analytic_q_array`) or searches.
     """
+    check_density(density)
+    for each in q if isinstance(q, list | tuple) else (q,):
+        if isinstance(each, int | float) and not each > 0:
+            raise WspaceError(f"darex: q is {each}; it divides what is kept, so it is positive, from density to 1")
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
         (delta,) = leaves

@@ -88,7 +88,8 @@ def geometric_median(
     Returns:
       Transform, n -> 1. Task vectors around a base have the same median, moved.
     Raises:
-      ShapeError: another number of weights than of trees. WspaceError: another word for scope; max_iter below 1.
+      ShapeError: another number of weights than of trees. WspaceError: a weight below 0 (an array is not looked at),
+        another word for scope, max_iter below 1.
     Example:
       >>> a, b, c = ({"w": jnp.array([x, 0.0])} for x in (1.0, 1.0, 100.0))
       >>> geometric_median()(a, b, c)["w"].round(2)
@@ -103,6 +104,8 @@ def geometric_median(
         raise WspaceError(
             f"geometric_median: scope {scope!r}, max_iter {max_iter}; scope is 'leaf' or 'tree', max_iter at least 1"
         )
+    if isinstance(weights, list | tuple) and any(isinstance(w, int | float) and not w >= 0 for w in weights):
+        raise WspaceError(f"geometric_median: the weights {list(weights)} are not all at least 0: give others")
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
         if len(leaves) == 1:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wspace.core.compose import around_base, on
+from wspace.core.align import align
+from wspace.core.compose import around_base, keep, on
 from wspace.core.containers import as_params, is_weight
 from wspace.core.implicit import dense
 from wspace.core.select import matrices
@@ -64,6 +65,7 @@ def opcm_init(base: Tree, first: Tree) -> OPCMState:
     Reference: as `opcm_update`.
     """
     params = as_params(first)
+    align(keep(), [as_params(base).leaves, params.leaves], {}, None)  # says where they differ, before any work
     wide = {p: dense(x).astype(working_dtype(x.dtype)) if is_weight(x) else x for p, x in params.leaves.items()}
     one = jnp.ones((), jnp.float32)
     return OPCMState(base, params.rebuild(wide), one, _distance(first, base), one.astype(jnp.int32))
