@@ -16,7 +16,8 @@ from wspace import on
 from wspace.average import uniform_soup
 from wspace.core.errors import ShapeError
 from wspace.data import digits
-from wspace.merge import delta_weighted, patch, robust_weight_signature, task_arithmetic, uncertainty
+from wspace.merge import arcee_fusion, delta_weighted, patch, robust_weight_signature, task_arithmetic, uncertainty
+from wspace.quant import rtn
 
 RNG = np.random.default_rng(0)
 BASE = tree(RNG)
@@ -50,6 +51,15 @@ def test_a_signature_is_orthogonal_to_clean_training() -> None:
         assert abs(np.sum(s[path] * c)) < 1e-5 * np.linalg.norm(s[path]) * np.linalg.norm(c)
     untouched = robust_weight_signature()(A, BASE, base=BASE)  # clean training changed nothing
     near(untouched, jax.tree.map(lambda x, y: x - y if x.dtype == jnp.float32 else x, A, BASE))
+
+
+def test_a_base_may_be_quantized() -> None:
+    """As that of QLoRA is; both methods look at it themselves, where most merges leave that to around_base."""
+    base = rtn(bits=4, group=8)({"w": BASE["dense"]["kernel"]})
+    a, b = ({"w": x["dense"]["kernel"]} for x in (A, B))
+    whole = {"w": np.asarray(base["w"].materialize())}
+    for t, models in ((arcee_fusion(), (a,)), (robust_weight_signature(), (a, b))):
+        np.testing.assert_array_equal(t(*models, base=base)["w"], t(*models, base=whole)["w"])
 
 
 def test_a_patch_comes_off_again_and_patches_commute() -> None:

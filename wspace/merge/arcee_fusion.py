@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from wspace.core.implicit import dense
 from wspace.core.transform import Context, Transform, leafwise
 from wspace.core.typing import Array
 from wspace.stats.quantile import check_countable, kth_magnitude
@@ -67,6 +68,6 @@ def arcee_fusion(spread: Array | float = 1.5, axis: int = -1) -> Transform:
         if w.size < 2:
             return w
         along = axis if -w.ndim <= axis < w.ndim else -1
-        return arcee_fusion_array(w, jnp.asarray(ctx.side("base")).astype(w.dtype), spread, along)
+        return arcee_fusion_array(w, dense(ctx.side("base")).astype(w.dtype), spread, along)
 
     return leafwise("arcee_fusion", apply, needs=frozenset({"base"}))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from wspace.core.errors import ShapeError
+from wspace.core.implicit import dense
 from wspace.core.totals import adds_up
 from wspace.core.transform import Context, Transform, leafwise, per_model
 from wspace.core.typing import Array
@@ -56,7 +57,7 @@ def robust_weight_signature() -> Transform:
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
         robust, clean = leaves
-        base = jnp.asarray(ctx.side("base")).astype(robust.dtype)
+        base = dense(ctx.side("base")).astype(robust.dtype)
         return robust_weight_signature_array(robust - base, clean - base)
 
     return leafwise("robust_weight_signature", apply, arity=2, needs=frozenset({"base"}))
