@@ -151,6 +151,10 @@ def test_methods_come_from_the_docstrings(capsys: pytest.CaptureFixture[str]) ->
     assert main(["methods", "merge.ties"]) == 0
     out = capsys.readouterr().out
     assert str(ws.merge.ties.__doc__).splitlines()[0] in out and "Yadav" in out and "density" in out
+    assert main(["methods", "ties"]) == 0
+    assert capsys.readouterr().out == out
+    assert main(["methods", "tise"]) == 2
+    assert "Did you mean 'ties'?" in capsys.readouterr().err
 
 
 def test_a_run_is_told_in_the_bytes_of_its_plan() -> None:

@@ -241,15 +241,18 @@ def _diff(arguments: argparse.Namespace, console: Console) -> int:
 
 def _methods(arguments: argparse.Namespace, console: Console) -> int:
     methods, name = catalog(), arguments.name
-    if name in methods:
+    rooms = {m.partition(".")[0] for m in methods}
+    alone = [m for m in methods if m.partition(".")[2] == name and name not in rooms]
+    if name in methods or len(alone) == 1:
+        name = name if name in methods else alone[0]
         method = methods[name]
         console.print(f"[bold]{name}[/]{escape(_signature(method))}\n\n{escape(method.doc)}")
         if method.differentiable:
             console.print(f"\nGradients: right through {', '.join(method.differentiable)}.")
         return 0
-    rooms = {m.partition(".")[0] for m in methods}
     if name is not None and name not in rooms:
-        raise WspaceError(printable(f"no method or room {name!r}.{nearest(name, [*methods, *rooms])}"))
+        words = [*alone, *rooms] if alone else [*methods, *rooms, *(m.partition(".")[2] for m in methods)]
+        raise WspaceError(printable(f"no method or room {name!r}.{nearest(name, words)}"))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for head in ("method", "kind", "needs", "what it does"):
         table.add_column(head, no_wrap=head == "method")
