@@ -68,6 +68,9 @@ def test_greedy_by_hand() -> None:
     trees = [{"w": jnp.float32(x)} for x in (1.0, 7.0, 4.0)]
     soup = greedy_soup(trees, lambda p: -abs(float(p["w"]) - 3))
     assert soup.kept == (2, 0) and float(soup.params["w"]) == 2.5 and soup.score == -0.5
+    no_worse = greedy_soup(trees, lambda p: 1.0, [3.0, 2.0, 1.0])
+    assert no_worse.kept == (0,)  # 1 is less than 3 alone
+    assert greedy_soup(trees, lambda p: 1.0).kept == (0, 1, 2)  # a mean that scores the same is kept
     with pytest.raises(ShapeError, match="3 trees and 2 scores"):
         greedy_soup(trees, lambda p: 0.0, [1.0, 2.0])
 

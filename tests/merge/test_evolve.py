@@ -61,6 +61,44 @@ def test_steps_are_those_of_the_tutorial() -> None:
     np.testing.assert_allclose(got.root @ got.root, c)
 
 
+@pytest.mark.parametrize(("n", "population"), [(2, 6), (3, 40), (5, 8)])
+def test_later_generations_are_the_tutorials_too(n: int, population: int) -> None:
+    """With the covariance itself and its eigenvectors, where paths and shape have left their beginnings. The score is
+    linear for a while, so that long paths (h_sigma = 0) come up, and random else; 40 draws make the damping larger."""
+    rng = np.random.default_rng(n)
+    search = _Search.begin(rng.standard_normal(n), 0.5, population)
+    mean, scale, c, ps, pc = search.mean, 0.5, np.eye(n), np.zeros(n), np.zeros(n)
+    half = population // 2
+    w = np.log((population + 1) / 2) - np.log(np.arange(1, half + 1))
+    w /= w.sum()
+    mu = 1 / np.sum(w**2)
+    cs, cc = (mu + 2) / (n + mu + 5), (4 + mu / n) / (n + 4 + 2 * mu / n)
+    c1 = 2 / ((n + 1.3) ** 2 + mu)
+    cm = min(1 - c1, 2 * (mu - 2 + 1 / mu) / ((n + 2) ** 2 + mu))
+    damp = 1 + 2 * max(0, np.sqrt((mu - 1) / (n + 1)) - 1) + cs
+    typical = np.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2))
+    long = []
+    for g in range(9):
+        tried = search.candidates(rng.standard_normal((population, n)))
+        ranked = tried[np.argsort(-tried[:, 0] if 2 < g < 6 else rng.random(population))]
+        search = search.moved(ranked, g)
+        y = (ranked[:half] - mean) / scale
+        values, axes = np.linalg.eigh(c)
+        step = w @ y
+        ps = (1 - cs) * ps + np.sqrt(cs * (2 - cs) * mu) * axes @ ((axes.T @ step) / np.sqrt(values))
+        length = np.linalg.norm(ps)
+        calm = length / np.sqrt(1 - (1 - cs) ** (2 * (g + 1))) < (1.4 + 2 / (n + 1)) * typical
+        long.append(not calm)
+        pc = (1 - cc) * pc + calm * np.sqrt(cc * (2 - cc) * mu) * step
+        c = (1 + c1 * (1 - calm) * cc * (2 - cc) - c1 - cm) * c + c1 * np.outer(pc, pc)
+        c = c + cm * sum(a * np.outer(z, z) for a, z in zip(w, y, strict=True))
+        mean, scale = mean + scale * step, scale * np.exp(cs / damp * (length / typical - 1))
+        np.testing.assert_allclose(search.mean, mean, rtol=1e-9)
+        np.testing.assert_allclose(search.scale, scale, rtol=1e-9)
+        np.testing.assert_allclose(search.root @ search.root, c, rtol=1e-8, atol=1e-10)
+    assert not all(long) and (any(long) or population < 40)
+
+
 def test_the_same_key_is_the_same_search_and_the_start_is_a_floor() -> None:
     trees = [{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 1.0])}]
     base = {"w": jnp.zeros(2)}

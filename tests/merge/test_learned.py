@@ -89,6 +89,12 @@ def test_the_learned_q_is_the_one_of_darex_with_the_same_masks() -> None:
     want = darex(0.3, q=0.3 + 1e-4)(A, base=BASE, key=key)["dense"]["kernel"]
     np.testing.assert_allclose(found.params["dense"]["kernel"], want, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(found.params["layers"]["kernel"], A["layers"]["kernel"])
+
+    def larger(params: Any, tuned: Any, batch: Any) -> jax.Array:
+        return -jnp.sum((params["dense"]["kernel"] - BASE["dense"]["kernel"]) ** 2)
+
+    found = darex_q(larger, BASE, A, None, 0.3, optax.sgd(1e-6), key=key, where="dense/kernel", steps=20)
+    assert 0.3 <= found.values["dense"]["kernel"] < 0.31  # the slope points below the q of DARE, which is the least
     with pytest.raises(WspaceError, match="a probability above 0"):
         darex_q(zero, BASE, A, None, 0.0, key=key, steps=1)
     with pytest.raises(SelectionError, match="matches none"):
