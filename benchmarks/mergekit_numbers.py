@@ -72,13 +72,19 @@ CANCELLING: list[tuple[str, dict[str, list[float]], dict[str, Any], int, bool]] 
     ("breadcrumbs_ties", {"weight": [-1.0, 0.75, 0.25], "density": [0.6] * 3}, {"normalize": True}, 3, True),
     ("task_arithmetic", {"weight": [-1.0, 0.75, 0.25]}, {}, 3, True),
 ]
+# Models so near to their base that mergekit's floors, 1e-6 of squared task vectors, decide.
+NEAR: list[tuple[str, dict[str, list[float]], dict[str, Any], int, bool]] = [
+    ("sce", {}, {}, 3, True),
+    ("model_stock", {}, {}, 2, True),
+    ("model_stock", {}, {"filter_wise": True}, 3, True),
+]
 
 
-def tensors(seed: int, shape: tuple[int, ...], models: int) -> list[np.ndarray]:
+def tensors(seed: int, shape: tuple[int, ...], models: int, apart: float) -> list[np.ndarray]:
     """The base and its models."""
     rng = np.random.default_rng(seed)
     base = rng.standard_normal(shape).astype(np.float32)
-    return [base, *(base + np.float32(0.3) * rng.standard_normal(shape).astype(np.float32) for _ in range(models))]
+    return [base, *(base + np.float32(apart) * rng.standard_normal(shape).astype(np.float32) for _ in range(models))]
 
 
 def run(
@@ -105,8 +111,9 @@ def main(path: str) -> None:
     """Write the file."""
     cases, arrays = [], {}
     asked = [*product(CASES, SHAPES), *product(CASES, SHORT), *product(CANCELLING, SHAPES + SHORT)]
-    for i, ((method, each, whole, models, based), shape) in enumerate(asked):
-        given = tensors(i, shape, models)
+    apart = [0.3] * len(asked) + [1e-4] * len(NEAR) * len(SHAPES)
+    for i, ((method, each, whole, models, based), shape) in enumerate([*asked, *product(NEAR, SHAPES)]):
+        given = tensors(i, shape, models, apart[i])
         arrays |= {f"{i}/in": np.stack(given), f"{i}/out": run(method, each, whole, based, given)}
         cases.append({"method": method, "each": each, "whole": whole, "based": based})
     for name, method, settings in (

@@ -128,7 +128,8 @@ def test_swad_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_the_valley_of_a_run_is_that_of_swad_on_its_segments(seed: int) -> None:
+@pytest.mark.parametrize("steep", [3, 0], ids=["valley", "up and down"])
+def test_the_valley_of_a_run_is_that_of_swad_on_its_segments(seed: int, steep: float) -> None:
     """After every evaluation of noisy valleys: what is kept online is what the whole record gives."""
     rng = np.random.default_rng(seed)
     for n_s, n_e in ((3, 6), (1, 1), (3, 2), (2, 4)):
@@ -136,7 +137,7 @@ def test_the_valley_of_a_run_is_that_of_swad_on_its_segments(seed: int) -> None:
         update = jax.jit(tx.update)
         state = tx.init({"w": jnp.float32(0), "n": jnp.int32(5)})
         losses, segments = [], []
-        for x in np.abs(np.linspace(-1, 1, 24)) * 3 + rng.random(24):
+        for x in np.abs(np.linspace(-1, 1, 24)) * steep + rng.random(24):
             own = rng.standard_normal(int(rng.integers(1, 4)))
             for k, w in enumerate(own):
                 loss = x if k == len(own) - 1 else jnp.nan

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
+from tests.merge import closed_rows
 from wspace import merge
 from wspace.core.errors import ShapeError, WspaceError
 from wspace.core.transform import Transform
@@ -69,6 +70,13 @@ def test_iso_c_keeps_the_nuclear_norm_and_directions_without_length_empty() -> N
     np.testing.assert_allclose(low[:6], low[0], rtol=1e-5)
     assert np.all(low[6:] < 1e-5 * low[0])
     np.testing.assert_allclose(merged(merge.iso_cts(common=1.0), DELTAS), got, atol=1e-4)
+
+
+@pytest.mark.parametrize("common", [0.0, 0.2, 0.4, 0.95])
+def test_iso_cts_rounds_the_directions_of_a_task_to_the_nearest_number(common: float) -> None:
+    """Of 9 directions common=0.2 leaves 8, 2 2/3 a task: 3, and none to the sum. As the paper's code does it."""
+    want = closed_rows.iso_cts(DELTAS, {"base": np.zeros((IN, OUT))}, None, common=common)
+    np.testing.assert_allclose(merged(merge.iso_cts(common=common), DELTAS), want, atol=1e-4)
 
 
 def test_iso_cts_has_every_tasks_own_direction() -> None:
