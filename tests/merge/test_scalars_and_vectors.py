@@ -84,7 +84,7 @@ def test_opposite_models_give_the_line_the_base_or_the_sum() -> None:
 
 
 def test_gamma_below_one_entry_drops_no_outlier() -> None:
-    """mergekit zeroes such a leaf."""
+    """mergekit zeroed such a leaf before 0.1.5."""
     w = np.array([5.0, 1.0, -3.0, 2.0], np.float32)
     np.testing.assert_array_equal(run(crumbs(0.5, 0.01), None, w), [5.0, 0.0, -3.0, 0.0])
     np.testing.assert_array_equal(run(crumbs(0.75, 0.5), None, w), [0.0, 1.0, -3.0, 2.0])  # room for one outlier only

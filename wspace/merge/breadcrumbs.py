@@ -116,6 +116,6 @@ def breadcrumbs(
 
     Reference: Davari, Belilovsky, 2024, "Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse Masks".
     Differs from the paper: counts are given as what stays and what is an outlier, and `rescale` is an addition (both as
-      in mergekit). mergekit zeroes the whole leaf where gamma n is below 1; here no outlier goes then.
+      in mergekit). Where gamma n is below 1 no outlier goes; mergekit zeroed the whole leaf before 0.1.5.
     """
     return around_base(chain(crumbs(density, gamma, rescale), consensus(weights, lam)), name="breadcrumbs")
