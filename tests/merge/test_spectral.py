@@ -79,6 +79,20 @@ def test_iso_cts_rounds_the_directions_of_a_task_to_the_nearest_number(common: f
     np.testing.assert_allclose(merged(merge.iso_cts(common=common), DELTAS), want, atol=1e-4)
 
 
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("name", ["tsv", "iso_c", "iso_cts", "wudi", "ortho_merge", "rotate"])
+def test_a_layer_with_an_infinity_comes_back_as_nan_and_the_others_as_they_are(name: str, bad: float) -> None:
+    """The SVD of an infinity runs for ever on a CPU, and so did the merge."""
+    t = merge.wudi(steps=None) if name == "wudi" else getattr(merge, name)()
+    base, a, b = (f32(x) for x in np.random.default_rng(1).standard_normal((3, 2, 6, 4)))
+    sides = {"base": {"kernel": base}} if "base" in t.needs else {}
+    models = [base + 0.1 * a, base + 0.1 * b]
+    sick = [models[0].at[0, 0, 0].set(bad), models[1]]
+    want, got = (np.asarray(t(*({"kernel": x} for x in xs), **sides)["kernel"]) for xs in (models, sick))
+    assert not np.isfinite(got[0]).any()
+    np.testing.assert_allclose(got[1], want[1], rtol=1e-5, atol=1e-5)
+
+
 def test_iso_cts_has_every_tasks_own_direction() -> None:
     """A direction that only the weakest task has is lost in the sum's leading ones, and is kept as that task's own."""
     u, v = orthonormal(IN, 9), orthonormal(OUT, 9)

@@ -13,7 +13,7 @@ import pytest
 
 import wspace as ws
 from wspace.core.axes import MatrixView
-from wspace.core.errors import ShapeError, SideTreeError, WspaceError
+from wspace.core.errors import NonFinite, ShapeError, SideTreeError, WspaceError
 from wspace.reparam import LoRA, combine_adapters, extract_lora, lora_ranks
 from wspace.reparam.extract_lora import low_rank_array, low_rank_product_array
 
@@ -196,3 +196,12 @@ def test_errors_name_the_word_the_leaf_and_the_ranks() -> None:
 
 def _factors() -> tuple[jax.Array, jax.Array, jax.Array]:
     return jnp.ones((5, 2)), jnp.ones((2, 7)), jnp.ones(())
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_a_change_with_an_infinity_gives_nan_and_has_no_rank(bad: float) -> None:
+    """The SVD of an infinity runs for ever on a CPU, and NaN counted as no change."""
+    base, tuned = {"kernel": jnp.zeros((4, 3))}, {"kernel": jnp.ones((4, 3)).at[0, 0].set(bad)}
+    assert np.isnan(extract_lora(2)(tuned, base=base)["kernel"].materialize()).all()
+    with pytest.raises(NonFinite, match="kernel has NaN or infinity"):
+        lora_ranks(tuned, base, 0.9)

@@ -13,7 +13,7 @@ from jax import lax
 from wspace.core.align import align
 from wspace.core.compose import around_base, keep
 from wspace.core.containers import as_params
-from wspace.core.errors import ShapeError, WspaceError
+from wspace.core.errors import NonFinite, ShapeError, WspaceError
 from wspace.core.implicit import Implicit, dense
 from wspace.core.plan import is_lazy
 from wspace.core.select import matrices, selected
@@ -35,7 +35,7 @@ def low_rank_array(delta: Array, rank: int) -> tuple[Array, Array]:
     r = min(rank, *delta.shape)
     if r == 0 or delta.size == 0:
         return jnp.zeros((delta.shape[0], r), delta.dtype), jnp.zeros((r, delta.shape[1]), delta.dtype)
-    u, s, vt = jnp.linalg.svd(gathered(gathered(delta, 0), 1), full_matrices=False)
+    u, s, vt = jnp.linalg.svd(_finite(gathered(gathered(delta, 0), 1)), full_matrices=False)
     return _even(u, s, vt, r)
 
 
@@ -52,9 +52,14 @@ def low_rank_product_array(a: Array, b: Array, rank: int) -> tuple[Array, Array]
         return jnp.zeros((a.shape[0], 0), a.dtype), jnp.zeros((0, b.shape[1]), b.dtype)
     q, left = jnp.linalg.qr(gathered(gathered(a, 0), 1))
     p, right = jnp.linalg.qr(gathered(gathered(b, 0), 1).T)
-    u, s, vt = jnp.linalg.svd(jnp.matmul(left, right.T, precision=lax.Precision.HIGHEST), full_matrices=False)
+    u, s, vt = jnp.linalg.svd(_finite(jnp.matmul(left, right.T, precision=lax.Precision.HIGHEST)), full_matrices=False)
     high = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     return _even(high(q, u), s, high(vt, p.T), r)
+
+
+def _finite(x: Array) -> Array:
+    """x, or NaN throughout if an entry is NaN or infinite: on a CPU the SVD of an infinity never comes back."""
+    return jnp.where(jnp.isfinite(x).all(), x, jnp.asarray(jnp.nan, x.dtype))
 
 
 def _even(u: Array, s: Array, vt: Array, r: int) -> tuple[Array, Array]:
@@ -134,7 +139,7 @@ def lora_ranks(
       shown path -> rank. A leaf that did not change has none: `on(lambda path, spec: path in ranks, ...)` keeps it.
     Raises:
       TreeMismatch: structures differ. SelectionError: `where` selects nothing. ShapeError: it selects no matrix.
-      WspaceError: energy outside (0, 1].
+      WspaceError: energy outside (0, 1]. NonFinite: a leaf has NaN or infinity.
     Example:
       >>> base, tuned = {"kernel": jnp.zeros((2, 2))}, {"kernel": jnp.diag(jnp.array([3.0, 1.0]))}
       >>> lora_ranks(tuned, base, energy=0.9), lora_ranks(tuned, base, energy=0.91)
@@ -149,6 +154,8 @@ def lora_ranks(
     for path in selected(where, work.specs):
         ctx = Context(work.specs[path], sides=work.side(path))
         matrix = ctx.view().to_matrix(_delta(work.sources[0][path], ctx.side("base")))
+        if not jnp.isfinite(matrix).all():
+            raise NonFinite(f"lora_ranks: {ctx.spec.path} has NaN or infinity, so its change has no rank; leave it out")
         if rank := _needed(np.asarray(jnp.linalg.svd(matrix, compute_uv=False), np.float64), energy):
             found[ctx.spec.path] = min(rank, most or rank)
     return found
