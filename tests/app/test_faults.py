@@ -238,7 +238,11 @@ RECIPES = {
     "25 duplicate key": (TIES + "merge_method: linear\n", ("merge_method", "recipe.yml:7", "2")),
     "25 object": (TIES + "name: !!python/object:os.system {}\n", ("python/object",)),
     "25 large": (TIES + "#" * 1_100_000, ("1100163 bytes", "1000000")),
-    "26 weights of zero": (TIES.replace("0.5, density", "-1.0, density"), ("zero",)),
+    "26 weights of zero": (
+        TIES.replace("ties", "task_arithmetic").replace("0.5, density", "-1.0, density")
+        + "parameters: {normalize: true}\n",
+        ("zero",),
+    ),
     "26 base among the models": (OURS.replace("[a, b]", "[a, base]"), ("base",)),
     "27 hub name": (TIES.replace("./b", "meta/llama"), ("meta/llama", "folder")),
     "27 url": (OURS.replace("./b", "https://example.org/b"), ("https://example.org/b",)),

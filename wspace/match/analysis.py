@@ -19,6 +19,7 @@ from wspace.core.axes import Axes, has_matrix, matrix_view
 from wspace.core.containers import as_params, is_weight, show
 from wspace.core.errors import ShapeError, TreeMismatch
 from wspace.core.typing import Array, Tree
+from wspace.stats.svd import svd
 
 
 class Decomposition(NamedTuple):
@@ -49,7 +50,7 @@ def l2_decomposition(a: Tree, b: Tree, axes: Axes | None = None) -> dict[str, De
     """
     out = {}
     for path, x, y in _matrices(a, b, axes):
-        (u, s, v), (p, t, q) = (jnp.linalg.svd(m, full_matrices=False) for m in (x, y))
+        (u, s, v), (p, t, q) = (svd(m) for m in (x, y))
         cross = s[..., :, None] * t[..., None, :] * _product(u.mT, p) * _product(v, q.mT)
         out[path] = Decomposition(jnp.square(s).sum(), jnp.square(t).sum(), cross.sum())
     return out
@@ -76,7 +77,7 @@ def singular_alignment(a: Tree, b: Tree, gamma: Array | float = 0.0, axes: Axes 
     """
     total, directions = jnp.zeros(()), jnp.zeros(())
     for _, x, y in _matrices(a, b, axes):
-        (u, s, v), (p, t, q) = (jnp.linalg.svd(m, full_matrices=False) for m in (x, y))
+        (u, s, v), (p, t, q) = (svd(m) for m in (x, y))
         ours, theirs = _kept(s, gamma), _kept(t, gamma)
         pairs = ours[..., :, None] * theirs[..., None, :] * _product(u.mT, p) * _product(v, q.mT)
         total += pairs.sum()

@@ -20,15 +20,12 @@ def by_matrix(name: str, fn: Callable[..., Array], lam: Array | float) -> Transf
     Stacked layers are merged one by one, convolutions as `[taps * in, out]`. The merged task vector is scaled by lam.
     """
 
-    def one(*deltas: Array) -> Array:
-        return fn(*(finite(d) for d in deltas))
-
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
         if has_matrix(ctx.spec.axes) and leaves[0].size:
             view = ctx.view()
             given = [view.to_matrix(x) for x in leaves]
             whole = [gathered(gathered(m, -1), -2) for m in given]
-            merged = view.from_matrix(alike(over_stack(one, view.stacks)(*whole), given[0]))
+            merged = view.from_matrix(alike(over_stack(fn, view.stacks)(*whole), given[0]))
         else:
             merged = sum(leaves[1:], leaves[0]) / len(leaves)
         return jnp.asarray(lam, merged.dtype) * merged
@@ -39,8 +36,3 @@ def by_matrix(name: str, fn: Callable[..., Array], lam: Array | float) -> Transf
 def times(*factors: Array) -> Array:
     """The product of two or more matrices, in the order that costs least, in full float32 on every device."""
     return jnp.linalg.multi_dot(factors, precision=lax.Precision.HIGHEST)
-
-
-def finite(x: Array) -> Array:
-    """x, or NaN throughout if an entry is NaN or infinite: on a CPU the SVD of an infinity never comes back."""
-    return jnp.where(jnp.isfinite(x).all(), x, jnp.asarray(jnp.nan, x.dtype))

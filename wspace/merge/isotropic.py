@@ -13,12 +13,13 @@ from wspace.core.transform import Transform
 from wspace.core.typing import Array
 from wspace.merge.by_matrix import by_matrix, times
 from wspace.stats.polar import live, polar
+from wspace.stats.svd import svd
 
 
 @jax.jit
 def iso_c_array(deltas: Sequence[Array]) -> Array:
     """`mean(s) U V'` of `sum_t d_t = U diag(s) V'`, over the singular values that are not 0. deltas: n of [in, out]."""
-    u, s, vt = jnp.linalg.svd(sum(deltas[1:], deltas[0]), full_matrices=False)
+    u, s, vt = svd(sum(deltas[1:], deltas[0]))
     return _even(u, s, vt.T, live(s, deltas[0].shape))
 
 
@@ -41,10 +42,10 @@ def iso_cts_array(deltas: Sequence[Array], common: float) -> Array:
     size = min(shape)
     own = min(round((size - int(size * common)) / n), size // n)
     kept = size - n * own
-    u, s, vt = jnp.linalg.svd(sum(deltas[1:], deltas[0]), full_matrices=False)
+    u, s, vt = svd(sum(deltas[1:], deltas[0]))
     shared = vt[:kept].T
     beside = [d - times(d, shared, shared.T) for d in deltas]
-    us, ss, vts = zip(*(jnp.linalg.svd(d, full_matrices=False) for d in beside), strict=True)
+    us, ss, vts = zip(*(svd(d) for d in beside), strict=True)
     alive = jnp.concatenate([*(live(x, shape)[:own] for x in ss), live(s, shape)[:kept]])
     values = jnp.concatenate([*(x[:own] for x in ss), s[:kept]])
     left = polar(jnp.concatenate([*(x[:, :own] for x in us), u[:, :kept]], axis=1) * alive[None])

@@ -14,8 +14,9 @@ from wspace.core.implicit import dense
 from wspace.core.select import matrices
 from wspace.core.transform import Context, leafwise, over_stack, working_dtype
 from wspace.core.typing import Array, Path, Tree, Where
-from wspace.merge.by_matrix import finite, times
+from wspace.merge.by_matrix import times
 from wspace.merge.task_arithmetic import task_arithmetic
+from wspace.stats.svd import svd
 
 
 class OPCMState(NamedTuple):
@@ -41,7 +42,7 @@ def opcm_array(delta: Array, merged: Array, alpha: Array | float) -> Array:
         merged = U S V',   P = U' delta V,   P_ii = 0 where s_i > 0,   P_ij = 0 for i, j < r,   out = U P V'
         r = number of leading i with s_0 + ... + s_i <= alpha sum s
     """
-    u, s, vt = jnp.linalg.svd(finite(merged), full_matrices=False)
+    u, s, vt = svd(merged)
     size = s.shape[0]
     live = s > jnp.finfo(s.dtype).eps * max(merged.shape) * jnp.max(s, initial=0)
     leading = live & (jnp.cumsum(s) <= jnp.asarray(alpha, s.dtype) * jnp.sum(s))

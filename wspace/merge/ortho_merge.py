@@ -12,7 +12,7 @@ from wspace.core.errors import ShapeError
 from wspace.core.implicit import dense
 from wspace.core.transform import Context, Transform, leafwise, over_stack
 from wspace.core.typing import Array
-from wspace.merge.by_matrix import finite, times
+from wspace.merge.by_matrix import times
 from wspace.merge.task_arithmetic import weighted_sum
 from wspace.stats.norms import length
 from wspace.stats.polar import polar
@@ -28,7 +28,7 @@ def procrustes_array(x: Array, y: Array) -> Array:
     m = times(y, x.T)
     size = length(m)
     pull = jnp.finfo(m.dtype).eps * jnp.where(size > 0, size, 1)
-    return polar(finite(m + pull * jnp.eye(len(m), dtype=m.dtype)))
+    return polar(m + pull * jnp.eye(len(m), dtype=m.dtype))
 
 
 @jax.jit

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from wspace.core.axes import has_matrix
 from wspace.core.transform import Context, Transform, leafwise, over_stack
 from wspace.core.typing import Array
-from wspace.merge.by_matrix import finite, times
+from wspace.merge.by_matrix import times
 from wspace.stats.polar import polar
 from wspace.stats.sharding import alike, gathered
 
@@ -23,7 +23,7 @@ def rotate_array(a: Array, b: Array, alpha: Array | float) -> Array:
     """
     center = jnp.mean(b, axis=1, keepdims=True)
     around = a - jnp.mean(a, axis=1, keepdims=True)
-    turned = times(polar(finite(times(b - center, around.T))), around)
+    turned = times(polar(times(b - center, around.T)), around)
     alpha = jnp.asarray(alpha, a.dtype)
     return (1 - alpha) * (turned + center) + alpha * b
 

@@ -11,6 +11,7 @@ from wspace.core.transform import Transform
 from wspace.core.typing import Array
 from wspace.merge.by_matrix import by_matrix, times
 from wspace.stats.polar import live, polar
+from wspace.stats.svd import svd
 
 
 @jax.jit
@@ -22,7 +23,7 @@ def tsv_array(deltas: Sequence[Array]) -> Array:
     deltas: n of [in, out].
     """
     k = max(1, min(deltas[0].shape) // len(deltas))
-    us, ss, vts = zip(*(jnp.linalg.svd(d, full_matrices=False) for d in deltas), strict=True)
+    us, ss, vts = zip(*(svd(d) for d in deltas), strict=True)
     lives = [live(s, deltas[0].shape)[:k] for s in ss]
     left = polar(jnp.concatenate([u[:, :k] * x[None] for u, x in zip(us, lives, strict=True)], axis=1))
     right = polar(jnp.concatenate([vt[:k].T * x[None] for vt, x in zip(vts, lives, strict=True)], axis=1))

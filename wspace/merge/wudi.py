@@ -15,6 +15,7 @@ from wspace.core.typing import Array
 from wspace.merge.by_matrix import by_matrix, times
 from wspace.stats.norms import length
 from wspace.stats.polar import live
+from wspace.stats.svd import svd
 
 B1, B2, EPS = 0.9, 0.999, 1e-8  # Adam as its paper has it
 TINY = 1e-30  # a square far below EPS, so that the root of none has a derivative
@@ -58,7 +59,7 @@ def wudi_exact_array(deltas: Sequence[Array]) -> Array:
     rows = [d.T / jnp.where(norm > 0, norm, 1) for d, norm in zip(deltas, norms, strict=True)]
     wanted = [times(row, d - mean) for row, d in zip(rows, deltas, strict=True)]
     stacked = jnp.concatenate(rows)
-    u, s, vt = jnp.linalg.svd(stacked, full_matrices=False)
+    u, s, vt = svd(stacked)
     alive = live(s, stacked.shape)
     inverse = alive / jnp.where(alive > 0, s, 1)
     return mean + times(vt.T * inverse[None], u.T, jnp.concatenate(wanted))

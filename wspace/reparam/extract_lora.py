@@ -21,6 +21,7 @@ from wspace.core.transform import Context, Transform, over_stack, working_dtype
 from wspace.core.typing import Array, Leaf, Tree, Where
 from wspace.reparam.lora import LoRA
 from wspace.stats.sharding import gathered
+from wspace.stats.svd import svd
 
 
 @partial(jax.jit, static_argnames="rank")
@@ -35,7 +36,7 @@ def low_rank_array(delta: Array, rank: int) -> tuple[Array, Array]:
     r = min(rank, *delta.shape)
     if r == 0 or delta.size == 0:
         return jnp.zeros((delta.shape[0], r), delta.dtype), jnp.zeros((r, delta.shape[1]), delta.dtype)
-    u, s, vt = jnp.linalg.svd(_finite(gathered(gathered(delta, 0), 1)), full_matrices=False)
+    u, s, vt = svd(gathered(gathered(delta, 0), 1))
     return _even(u, s, vt, r)
 
 
@@ -52,14 +53,9 @@ def low_rank_product_array(a: Array, b: Array, rank: int) -> tuple[Array, Array]
         return jnp.zeros((a.shape[0], 0), a.dtype), jnp.zeros((0, b.shape[1]), b.dtype)
     q, left = jnp.linalg.qr(gathered(gathered(a, 0), 1))
     p, right = jnp.linalg.qr(gathered(gathered(b, 0), 1).T)
-    u, s, vt = jnp.linalg.svd(_finite(jnp.matmul(left, right.T, precision=lax.Precision.HIGHEST)), full_matrices=False)
+    u, s, vt = svd(jnp.matmul(left, right.T, precision=lax.Precision.HIGHEST))
     high = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     return _even(high(q, u), s, high(vt, p.T), r)
-
-
-def _finite(x: Array) -> Array:
-    """x, or NaN throughout if an entry is NaN or infinite: on a CPU the SVD of an infinity never comes back."""
-    return jnp.where(jnp.isfinite(x).all(), x, jnp.asarray(jnp.nan, x.dtype))
 
 
 def _even(u: Array, s: Array, vt: Array, r: int) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from wspace.core.typing import Array
+from wspace.stats.svd import svd
 
 
 @jax.jit
@@ -19,7 +20,7 @@ def polar(m: Array) -> Array:
     Array([[ 0.,  1.],
            [-1.,  0.]], dtype=float32)
     """
-    u, s, vt = jnp.linalg.svd(m, full_matrices=False)
+    u, s, vt = svd(m)
     return jnp.matmul(u * live(s, m.shape)[None], vt, precision=lax.Precision.HIGHEST)
 
 
