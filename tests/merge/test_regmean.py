@@ -52,7 +52,9 @@ def test_unseen_inputs_keep_the_mean_and_a_singular_gram_is_flagged_or_damped() 
     xs = [activations(RNG, 3, 6) * (np.arange(6) != 2) for _ in range(2)]
     sides = tuple({"kernel": f32(gram(x[:2]))} for x in xs)  # 2 tokens each cannot settle 5 inputs
     mean = (a["kernel"] + b["kernel"]) / 2
-    assert jnp.isnan(regmean(alpha=1.0)(a, b, gram=sides)["kernel"]).all()
+    for _ in range(20):  # a Cholesky factor alone is there by rounding one time in twelve
+        few = tuple({"kernel": f32(gram(activations(RNG, 2, 6)))} for _ in range(2))
+        assert jnp.isnan(regmean(alpha=1.0)(a, b, gram=few)["kernel"]).all()
     for t in (regmean(), regmean(alpha=1.0, damp=1e-3)):
         got = t(a, b, gram=sides)["kernel"]
         assert jnp.isfinite(got).all()

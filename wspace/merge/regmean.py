@@ -25,7 +25,7 @@ def regmean_array(
         W = M + (sum_k w_k G_k)^-1 sum_k w_k G_k (W_k - M),   M = mean of W_k
 
     leaves: n matrices [in, out]. grams: n of [in, in]. weights: w, [n]. damp is added to the diagonal of the sum, as a
-    fraction of its mean, and pulls to M. An input that no model has seen keeps M. NaN if the sum has no factor.
+    fraction of its mean, and pulls to M. An input that no model has seen keeps M. NaN if the sum is singular.
     """
     dtype = leaves[0].dtype
     shares, alpha, damp = weights.astype(dtype), jnp.asarray(alpha, dtype), jnp.asarray(damp, dtype)
@@ -37,6 +37,8 @@ def regmean_array(
     diagonal = jnp.diagonal(total)
     seen = jnp.where(diagonal == 0, 1, diagonal + damp * jnp.mean(diagonal))
     factor = jnp.linalg.cholesky(jnp.where(own, seen[:, None], total), symmetrize_input=False)
+    rounding = 4 * len(mean) ** 0.5 * jnp.finfo(dtype).eps  # a pivot that is no more says that there is none
+    factor = jnp.where((jnp.diagonal(factor) ** 2 > rounding * seen).all(), factor, jnp.asarray(jnp.nan, dtype))
     return mean + jax.scipy.linalg.cho_solve((factor, True), sum(pulls[1:], pulls[0]))
 
 
