@@ -78,11 +78,22 @@ NEAR: list[tuple[str, dict[str, list[float]], dict[str, Any], int, bool]] = [
     ("model_stock", {}, {}, 2, True),
     ("model_stock", {}, {"filter_wise": True}, 3, True),
 ]
+# Changes of whole numbers, which often add up to zero; nothing is trimmed, as of equal magnitudes mergekit takes any.
+WHOLE: list[tuple[str, dict[str, list[float]], dict[str, Any], int, bool]] = [
+    ("ties", {"weight": [1.0] * 3, "density": [1.0] * 3}, {}, 3, True),
+    ("ties", {"weight": [1.0, -1.0], "density": [1.0] * 2}, {"normalize": False}, 2, True),
+    ("breadcrumbs_ties", {"weight": [0.5] * 2, "density": [1.0] * 2, "gamma": [0.0] * 2}, {}, 2, True),
+    ("dare_ties", {"weight": [1.0] * 4, "density": [1.0] * 4}, {}, 4, True),
+    ("della", {"weight": [1.0] * 4, "density": [1.0] * 4}, {}, 4, True),
+    ("sce", {}, {}, 4, True),
+]
 
 
 def tensors(seed: int, shape: tuple[int, ...], models: int, apart: float) -> list[np.ndarray]:
-    """The base and its models."""
+    """The base and its models; whole numbers that are near if they are 0 apart."""
     rng = np.random.default_rng(seed)
+    if not apart:
+        return [rng.integers(-2, 3, shape).astype(np.float32) for _ in range(models + 1)]
     base = rng.standard_normal(shape).astype(np.float32)
     return [base, *(base + np.float32(apart) * rng.standard_normal(shape).astype(np.float32) for _ in range(models))]
 
@@ -111,8 +122,9 @@ def main(path: str) -> None:
     """Write the file."""
     cases, arrays = [], {}
     asked = [*product(CASES, SHAPES), *product(CASES, SHORT), *product(CANCELLING, SHAPES + SHORT)]
-    apart = [0.3] * len(asked) + [1e-4] * len(NEAR) * len(SHAPES)
-    for i, ((method, each, whole, models, based), shape) in enumerate([*asked, *product(NEAR, SHAPES)]):
+    apart = [0.3] * len(asked) + [1e-4] * len(NEAR) * len(SHAPES) + [0.0] * len(WHOLE) * len(SHAPES)
+    asked += [*product(NEAR, SHAPES), *product(WHOLE, SHAPES)]
+    for i, ((method, each, whole, models, based), shape) in enumerate(asked):
         given = tensors(i, shape, models, apart[i])
         arrays |= {f"{i}/in": np.stack(given), f"{i}/out": run(method, each, whole, based, given)}
         cases.append({"method": method, "each": each, "whole": whole, "based": based})

@@ -1,8 +1,7 @@
 """mergekit's methods as our transforms: one table; parameters that vary over tensors become a `route`.
 
 Differs from mergekit: masks are drawn by tensor name, so those of DARE and DELLA are other masks than mergekit's.
-Weights that sum to zero are refused where they are divided by their sum; methods that elect signs don't. Where changes
-add up to exactly zero, no sign is elected and the base stays, where mergekit takes those that are positive; of equal
+Weights that sum to zero are refused where they are divided by their sum; methods that elect signs don't. Of equal
 magnitudes a trim keeps the first ones, mergekit any. A base in `base_model` is used by nuslerp and multislerp as
 mergekit does it: they merge the differences to it.
 """
@@ -65,7 +64,7 @@ def _task(
 
     def build(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
         if elects:
-            consensus: Callable[..., Transform] = partial(elect, normalize=whole["normalize"])
+            consensus: Callable[..., Transform] = partial(elect, normalize=whole["normalize"], positive=True)
         else:
             consensus = lambda weights, lam: _sum(whole, each)  # noqa: E731
         own = {name: tuple(each[name]) for name in names}
@@ -82,7 +81,8 @@ def _task(
 
 def _ties(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
     density, weights = tuple(each["density"]), tuple(each["weight"])
-    return ties(density, weights, whole["lambda"], normalize=whole["normalize"], rescale=whole["rescale"])
+    named = {name: whole[name] for name in ("normalize", "rescale")}
+    return ties(density, weights, whole["lambda"], **named, positive=True)
 
 
 def _nuslerp(whole: Mapping[str, Any], each: Mapping[str, Sequence[Any]]) -> Transform:
@@ -112,7 +112,7 @@ BUILDERS: Mapping[str, Build] = {
     "della_linear": _task(della, False, ("density", "epsilon")),
     "breadcrumbs": _task(breadcrumbs, False, ("density", "gamma"), norm=True),
     "breadcrumbs_ties": _task(breadcrumbs, True, ("density", "gamma"), norm=True),
-    "sce": lambda whole, each: sce(whole["select_topk"], floor=1e-6),
+    "sce": lambda whole, each: sce(whole["select_topk"], floor=1e-6, positive=True),
     "ram": lambda whole, each: ram(whole["epsilon"]),
     "ramplus_tl": lambda whole, each: ramplus_tl(whole["r"], whole["alpha"], whole["epsilon"]),
     "model_stock": lambda whole, each: model_stock(-1 if whole["filter_wise"] else None, floor=1e-6),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,17 @@ import jax.numpy as jnp
 from wspace.core.compose import around_base
 from wspace.core.transform import Context, Transform, leafwise
 from wspace.core.typing import Array
+from wspace.merge.ties import elected
 from wspace.stats.quantile import check_countable, count, count_of, largest_mask, settled
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="positive")
 def sce_array(
-    deltas: Sequence[Array], density: Array | float, of_all: Array | int, floor: Array | float = 0.0
+    deltas: Sequence[Array],
+    density: Array | float,
+    of_all: Array | int,
+    floor: Array | float = 0.0,
+    positive: bool = False,
 ) -> Array:
     """Select, calculate, erase; deltas: n arrays of one shape.
 
@@ -24,7 +30,7 @@ def sce_array(
         out_i = sum_{k in A_i} eta_k d_k,i / sum_{k in A_i} eta_k   on S, 0 elsewhere
 
     of_all: floor(density size), which is exact where m = size. floor: energy below which models count as equal, and
-      smallest divisor.
+      smallest divisor. positive: see `sce`.
     """
     n, size, dtype = len(deltas), deltas[0].size, deltas[0].dtype
     density, floor = jnp.asarray(density, jnp.float32), jnp.asarray(floor, dtype)
@@ -40,14 +46,14 @@ def sce_array(
     total = sum(energies[1:], energies[0])
     there = (total >= floor) & (total > 0)
     shares = [jnp.where(there, e / jnp.where(there, total, 1), 1 / n) for e in energies]
-    sign = jnp.sign(sum(chosen[1:], chosen[0]))
+    sign = elected(sum(chosen[1:], chosen[0]), positive)
     agrees = [(jnp.sign(d) == sign) & (d != 0) for d in chosen]
     merged = sum(jnp.where(yes, e * d, 0) for yes, e, d in zip(agrees, shares, chosen, strict=True))
     divisor = jnp.maximum(sum(jnp.where(yes, e, 0) for yes, e in zip(agrees, shares, strict=True)), floor)
     return merged / jnp.where(divisor > 0, divisor, 1)
 
 
-def sce(density: Array | float = 1.0, floor: Array | float = 0.0) -> Transform:
+def sce(density: Array | float = 1.0, floor: Array | float = 0.0, positive: bool = False) -> Transform:
     """Select the most varying entries of n task vectors, weigh models by their energy, erase minority signs, average.
 
     See `sce_array` for the formula.
@@ -58,6 +64,8 @@ def sce(density: Array | float = 1.0, floor: Array | float = 0.0) -> Transform:
       density: fraction of entries that are selected, 0..1, mergekit's `select_topk`; 1 selects all. Traced, in steps.
       floor: mean squared task vector below which models get equal weights, and smallest divisor; mergekit's is 1e-6,
         which many fine-tunes are below. Traced, in steps.
+      positive: where a sum over models is exactly zero, take the positive entries, as mergekit does, instead of none.
+        Static.
     Returns:
       Transform, n -> 1. Entries on which all models agree do not vary, so below density 1 they stay at base.
     Raises:
@@ -68,8 +76,8 @@ def sce(density: Array | float = 1.0, floor: Array | float = 0.0) -> Transform:
       Array([2.3333333, 2.       ], dtype=float32)
 
     Reference: Wan et al., 2024, "FuseChat: Knowledge Fusion of Chat Models" (its merging method SCE).
-    Differs from the paper: an entry whose sum over models is exactly zero stays at base; mergekit takes it for
-      positive. An array's density is multiplied in float32, and so is a number's where some entries do not vary.
+    Differs from the paper: an entry whose sum over models is exactly zero stays at base. An array's density is
+      multiplied in float32, and so is a number's where some entries do not vary.
     """
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
@@ -77,6 +85,6 @@ def sce(density: Array | float = 1.0, floor: Array | float = 0.0) -> Transform:
         check_countable(first, ctx.spec)
         if first.size == 0:
             return first
-        return sce_array(leaves, density, count_of(density, first.size, floor=True), floor)
+        return sce_array(leaves, density, count_of(density, first.size, floor=True), floor, positive)
 
     return around_base(leafwise("sce", apply, arity=None), name="sce")

@@ -17,17 +17,19 @@ from wspace.stats.quantile import count_of, keep_largest
 Numbers = Sequence[float] | Array
 
 
-@partial(jax.jit, static_argnames="normalize")
-def elect_array(deltas: Sequence[Array], weights: Array, lam: Array | float, normalize: bool = True) -> Array:
+@partial(jax.jit, static_argnames=("normalize", "positive"))
+def elect_array(
+    deltas: Sequence[Array], weights: Array, lam: Array | float, normalize: bool = True, positive: bool = False
+) -> Array:
     """Elect a sign per entry and average (or, without `normalize`, add) the task vectors' entries that have it.
 
-    deltas: n arrays of one shape. weights: [n].
+    deltas: n arrays of one shape. weights: [n]. positive: see `elected`.
 
         gamma = sgn(sum_t w_t d_t),   A = {t: sgn(w_t d_t) = gamma != 0},   m = lam * sum_A w_t d_t / sum_A w_t
     """
     shares = [weights[t].astype(d.dtype) for t, d in enumerate(deltas)]
     weighted = [w * d for w, d in zip(shares, deltas, strict=True)]
-    sign = jnp.sign(sum(weighted[1:], weighted[0]))
+    sign = elected(sum(weighted[1:], weighted[0]), positive)
     agrees = [(jnp.sign(x) == sign) & (x != 0) for x in weighted]
     merged = jnp.asarray(lam, deltas[0].dtype) * sum(
         jnp.where(yes, x, 0) for yes, x in zip(agrees, weighted, strict=True)
@@ -38,7 +40,14 @@ def elect_array(deltas: Sequence[Array], weights: Array, lam: Array | float, nor
     return merged / jnp.where(total == 0, 1, total)
 
 
-def elect(weights: Numbers | None = None, lam: Array | float = 1.0, normalize: bool = True) -> Transform:
+def elected(total: Array, positive: bool) -> Array:
+    """The sign of a sum, entry by entry: of a zero none, or plus if `positive`, as mergekit takes it."""
+    return jnp.where(total < 0, -1, 1).astype(total.dtype) if positive else jnp.sign(total)
+
+
+def elect(
+    weights: Numbers | None = None, lam: Array | float = 1.0, normalize: bool = True, positive: bool = False
+) -> Transform:
     """The consensus of TIES on its own: the agreeing entries of n task vectors, averaged.
 
     See `elect_array` for the formula and `ties` for the whole method; `dare(..., consensus=elect)` is DARE-TIES.
@@ -48,6 +57,7 @@ def elect(weights: Numbers | None = None, lam: Array | float = 1.0, normalize: b
     Args:
       weights: [n], of each tree in election and mean; default all 1. Traced.
       lam: scale of the result. Traced. normalize: divide by the agreeing weights. Static.
+      positive: where the sum is exactly zero, take the positive entries, as mergekit does, instead of none. Static.
     Returns:
       Transform, n -> 1; its trees are task vectors.
     Raises:
@@ -62,7 +72,7 @@ def elect(weights: Numbers | None = None, lam: Array | float = 1.0, normalize: b
     """
 
     def apply(leaves: tuple[Array, ...], ctx: Context) -> Array:
-        return elect_array(leaves, per_model(weights, len(leaves)), lam, normalize)
+        return elect_array(leaves, per_model(weights, len(leaves)), lam, normalize, positive)
 
     return leafwise("elect", apply, arity=None)
 
@@ -73,6 +83,7 @@ def ties(
     lam: Array | float = 1.0,
     normalize: bool = True,
     rescale: bool = False,
+    positive: bool = False,
 ) -> Transform:
     """Trim each task vector to its largest entries, elect a sign per entry, average the entries that agree.
 
@@ -88,6 +99,8 @@ def ties(
       lam: scale of the merged task vector. Traced.
       normalize: divide by the weights that agree (the paper's disjoint mean), or add. Static.
       rescale: scale what stays to the L1 norm that the task vector's leaf had. Static.
+      positive: where a weighted sum is exactly zero, take the positive entries, as mergekit does, instead of none:
+        of models in bfloat16, some per cent of entries. Static.
     Returns:
       Transform, n -> 1.
     Raises:
@@ -102,7 +115,8 @@ def ties(
     Reference: Yadav, Tam, Choshen, Raffel, Bansal, 2023, "TIES-Merging: Resolving Interference When Merging Models".
     Differs from the paper: trims per leaf, not over the whole task vector, and leaves at least one entry of each (both
       as mergekit does); weights and rescale are additions; an entry whose weighted sum is exactly zero stays at base
-      instead of taking the majority sign of the whole (mergekit takes what is positive).
+      instead of taking the majority sign of the
+      whole.
     """
 
     def trimmed(leaves: tuple[Array, ...], ctx: Context) -> Array:
@@ -110,7 +124,7 @@ def ties(
         kept = keep_largest(d, _some(of_model(density, ctx), d.size))
         return with_norm_of(kept, d) if rescale else kept
 
-    return around_base(chain(leafwise("trim", trimmed), elect(weights, lam, normalize)), name="ties")
+    return around_base(chain(leafwise("trim", trimmed), elect(weights, lam, normalize, positive)), name="ties")
 
 
 def _some(density: Array | float, size: int) -> Array | int:
