@@ -86,7 +86,7 @@ def runs(*args: str) -> None:
 
 TREES: dict[int, list[tuple[Files, tuple[str, ...]]]] = {
     1: [
-        (leaves(2, **{"layers.0.bias": None}), ("lacks layers.0.bias",)),
+        (leaves(2, **{"layers.0.bias": None}), ("tree 2 (b)", "lacks layers.0.bias", "--mismatch")),
         (leaves(2, extra=np.ones(2, np.float32)), ("has also extra",)),
     ],
     2: [

@@ -133,7 +133,7 @@ SIDES = [
         "side tree 'gram' has entries that are no leaf of the parameters: v",
     ),
     (lambda: weigh()({"w": W}, gram={"v": W}), "side tree 'gram' has no leaf of the parameters: it has v, they have w"),
-    (lambda: weigh()({"w": W}, gram=({"w": W}, {"w": W})), "side tree 'gram' has no leaf"),
+    (lambda: weigh()({"w": W}, gram=({"w": W}, {"w": W})), "side tree 'gram' is 2 trees for 1 models"),
     (lambda: noise()({"w": W}), r"noise is random: pass a key, as in t\(params, key=jax.random.key\(0\)\)"),
     (lambda: noise()({"w": W}, key=jax.random.PRNGKey(0)), "key is a raw uint32 array; make it with jax.random.key"),
 ]

@@ -25,7 +25,7 @@ from wspace.app.tee import Tee, cast
 from wspace.app.watch import Watch
 from wspace.app.weights import Weights, from_tree, opened
 from wspace.core.containers import show
-from wspace.core.errors import RecipeError, nearest, printable
+from wspace.core.errors import RecipeError, TreeMismatch, nearest, printable
 from wspace.core.implicit import Implicit, materialize
 from wspace.core.plan import Plan, Row, tabulate
 from wspace.core.run import Ready, prepare, stream, transfer
@@ -63,7 +63,12 @@ class Opened:
         t = self.work.transform
         if self.memory is not None and self.recipe.evaluate is not None:
             raise RecipeError(printable(f"{self.recipe.file}: evaluates whole models in memory: leave --memory out"))
-        return prepare(t, self.models, key=self.key(t), sides=self.sides(), memory=self.memory, weigh=True)
+        try:
+            return prepare(t, self.models, key=self.key(t), sides=self.sides(), memory=self.memory, weigh=True)
+        except TreeMismatch as problem:
+            if self.recipe.mismatch != "refuse":
+                raise
+            raise TreeMismatch(f"{problem}; --mismatch says what becomes of such leaves") from None
 
     @cached_property
     def blocks(self) -> Blocks:

@@ -150,10 +150,11 @@ def align(t: Transform, sources: Sequence[Mapping[Any, Leaf]], sides: Mapping[st
     trees = [ByPath(s) for s in sources]
     first = trees[0]
     structs = {path: first.abstract(path) for path in first}
-    for k, tree in enumerate(trees[1:], start=2):
-        _check_same(structs, tree, f"tree {k}")
-    for k, tree in enumerate(trees, start=1):
-        _check_alive(f"tree {k}", tree.source)
+    names = [_named(f"tree {k}", tree) for k, tree in enumerate(trees, start=1)]
+    for name, tree in zip(names[1:], trees[1:], strict=True):
+        _check_same(structs, tree, name, names[0])
+    for name, tree in zip(names, trees, strict=True):
+        _check_alive(name, tree.source)
     layout = axes or Axes()
     specs = {
         path: Spec(show(path), tuple(x.shape), x.dtype, layout.of(path, tuple(x.shape)))
@@ -172,11 +173,17 @@ def align(t: Transform, sources: Sequence[Mapping[Any, Leaf]], sides: Mapping[st
         for entries in side if isinstance(side, tuple) else (side,):
             _check_alive(f"side tree {name!r}", entries)
     if "base" in found:
-        _check_same(structs, found["base"], "base")
+        _check_same(structs, found["base"], _named("base", found["base"]), names[0])
     return Aligned(trees, first.names, specs, found, steps)
 
 
-def _check_same(structs: Mapping[Path, Any], tree: Any, who: str) -> None:
+def _named(who: str, tree: Any) -> str:
+    """With the name that a source has of its own."""
+    label = getattr(tree.source, "label", "") if isinstance(tree, ByPath) else ""
+    return f"{who} ({label})" if label and label != who else who
+
+
+def _check_same(structs: Mapping[Path, Any], tree: Any, who: str, first: str) -> None:
     missing, extra = structs.keys() - tree.keys(), tree.keys() - structs.keys()
     if missing or extra:
         parts = [
@@ -184,15 +191,16 @@ def _check_same(structs: Mapping[Path, Any], tree: Any, who: str) -> None:
             for word, paths in (("lacks", missing), ("has also", extra))
             if paths
         ]
-        raise TreeMismatch(f"{who} does not match tree 1: it {'; it '.join(parts)}")
+        raise TreeMismatch(f"{who} does not match {first}: it {'; it '.join(parts)}")
     wrong = []
     for path, x in structs.items():
         y = tree.abstract(path) if isinstance(tree, ByPath) else abstract(tree[path])
         a, b = getattr(x, "shape", None), getattr(y, "shape", None)
         if a != b:
-            wrong.append(f"{show(path)} is {a} in tree 1 and {b} in {who}{_hint(a, b)}")
+            wrong.append(f"{show(path)} is {a} in {first} and {b} in {who}{_hint(a, b)}")
         elif is_weight(x) != is_weight(y):
-            wrong.append(f"{show(path)} is {getattr(x, 'dtype', x)} in tree 1 and {getattr(y, 'dtype', y)} in {who}")
+            kinds = (getattr(leaf, "dtype", leaf) for leaf in (x, y))
+            wrong.append(f"{show(path)} is {next(kinds)} in {first} and {next(kinds)} in {who}")
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise TreeMismatch(f"trees differ: {'; '.join(wrong[:SHOWN])}{more}")
@@ -225,6 +233,10 @@ def _side(name: str, side: Tree, structs: Mapping[Path, Any], trees: int) -> Any
         return entries
     if isinstance(side, list | tuple) and len(side) == trees:
         return tuple(_side(name, s, structs, 0) for s in side)
+    if isinstance(side, list | tuple) and trees:
+        raise SideTreeError(
+            f"side tree {name!r} is {len(side)} trees for {trees} models; give one for each, in their order"
+        )
     ours, theirs = listed(map(show, structs), 3), listed(map(show, entries), 3)
     raise SideTreeError(f"side tree {name!r} has no leaf of the parameters: it has {theirs}, they have {ours}")
 

@@ -89,12 +89,12 @@ def _at(ctx: Context, stream: int, summaries: tuple[Any, ...]) -> Context:
     return ctx._replace(key=key, summaries=summaries)
 
 
-def _of_tree(ctx: Context, k: int) -> Context:
-    """The context of tree k: its own random stream, its own share of the per-tree side trees and summaries."""
+def _of_tree(ctx: Context, k: int, trees: int) -> Context:
+    """The context of tree k of some: its own random stream, its own share of the per-tree side trees and summaries."""
     key = ctx.key if ctx.key is None or k == 0 else jax.random.fold_in(ctx.key, 2**31 + k)
     sides = {n: s[k] if isinstance(s, tuple) else s for n, s in ctx.sides.items()}
     summaries = tuple(None if s is None else s[k] for s in ctx.summaries)
-    return ctx._replace(key=key, sides=sides, summaries=summaries, tree=k)
+    return ctx._replace(key=key, sides=sides, summaries=summaries, tree=k, trees=trees)
 
 
 def _each(part: Transform, leaves: tuple[Leaf, ...]) -> bool:
@@ -103,13 +103,13 @@ def _each(part: Transform, leaves: tuple[Leaf, ...]) -> bool:
 
 def _apply(part: Transform, leaves: tuple[Leaf, ...], ctx: Context) -> tuple[Leaf, ...]:
     if _each(part, leaves):
-        return tuple(part.apply((x,), _of_tree(ctx, k)) for k, x in enumerate(leaves))
+        return tuple(part.apply((x,), _of_tree(ctx, k, len(leaves))) for k, x in enumerate(leaves))
     return (part.apply(leaves, ctx._replace(summaries=tuple(s and s[0] for s in ctx.summaries))),)
 
 
 def _lift(part: Transform, fold: Fold, leaves: tuple[Leaf, ...], ctx: Context) -> Any:
     if _each(part, leaves):
-        lifted = tuple(fold.lift((x,), _of_tree(ctx, k)) for k, x in enumerate(leaves))
+        lifted = tuple(fold.lift((x,), _of_tree(ctx, k, len(leaves))) for k, x in enumerate(leaves))
     else:
         lifted = (fold.lift(leaves, ctx._replace(summaries=tuple(s and s[0] for s in ctx.summaries))),)
     return None if any(s is None for s in lifted) else lifted

@@ -341,5 +341,7 @@ def _precision(work: Aligned) -> Callable[[], contextlib.AbstractContextManager[
 def _check_key(t: Transform, key: Array | None) -> None:
     if "key" in t.needs and key is None:
         raise SideTreeError(f"{t.name} is random: pass a key, as in t(params, key=jax.random.key(0))")
-    if key is not None and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise SideTreeError(f"key is a raw {key.dtype} array; make it with jax.random.key(seed), not PRNGKey")
+    dtype = getattr(key, "dtype", None)
+    if key is not None and (dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key)):
+        given = f"of type {type(key).__name__}" if dtype is None else f"a raw {dtype} array"
+        raise SideTreeError(f"key is {given}; make it with jax.random.key(seed), not PRNGKey")

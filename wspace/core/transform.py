@@ -33,7 +33,7 @@ class Context(NamedTuple):
     """What one leaf knows besides its values.
 
     spec: its path, shape, dtype, axes. key: its own random key. sides: its share of each side tree.
-    summaries: the results of the folds, in order. tree: which of several trees, for a part of one tree in a chain.
+    summaries: the results of the folds, in order. tree: which of so many trees, for a part of one tree in a chain.
     """
 
     spec: Spec
@@ -41,6 +41,7 @@ class Context(NamedTuple):
     sides: Mapping[str, Any] = {}
     summaries: tuple[Any, ...] = ()
     tree: int = 0
+    trees: int = 1
 
     def side(self, name: str) -> Any:
         """This leaf's entry of a side tree.
@@ -237,13 +238,11 @@ def of_model(value: Any, ctx: Context) -> Any:
     """A parameter that every model may have its own value of: this tree's entry of a list, tuple or vector.
 
     Raises:
-      ShapeError: there are fewer values than trees.
+      ShapeError: there are not as many values as trees.
     """
     values = value if isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1 else None
     if values is None:
         return value
-    if ctx.tree >= len(values):
-        raise ShapeError(
-            f"tree {ctx.tree + 1} has no value of its own among {len(values)}; give one a tree, or a number"
-        )
+    if len(values) != ctx.trees:
+        raise ShapeError(f"{len(values)} values for {ctx.trees} trees; give each its own, or one number for all")
     return values[ctx.tree]
