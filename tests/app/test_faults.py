@@ -24,6 +24,8 @@ from wspace.app.cli import main
 from wspace.app.execute import open_recipe
 from wspace.app.load import load
 from wspace.app.resume import resume_key
+from wspace.app.weights import check_finite
+from wspace.core.errors import NonFinite
 from wspace.io import open_checkpoint
 
 RNG = np.random.default_rng(0)
@@ -247,6 +249,11 @@ RECIPES = {
     "27 hub name": (TIES.replace("./b", "meta/llama"), ("meta/llama", "folder")),
     "27 url": (OURS.replace("./b", "https://example.org/b"), ("https://example.org/b",)),
 }
+
+
+def test_fault_6_a_part_of_a_leaf_says_where_in_the_leaf() -> None:
+    with pytest.raises(NonFinite, match=r"the result: w has 1 of 4 values .* the first at \(6, 1\)"):
+        check_finite(np.array([[0, 1], [2, np.inf]], np.float32), "w", "the result", [5])
 
 
 @pytest.mark.parametrize("case", RECIPES)

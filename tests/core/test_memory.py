@@ -101,6 +101,32 @@ def test_norms_thresholds_and_masks_of_leaves_in_parts(name: str, tmp_path: Path
         np.testing.assert_array_equal(found, whole[leaf])
 
 
+class Parts(dict[str, Any]):
+    """A sink that takes results as they are computed."""
+
+    streams = True
+
+    def part(self, name: str, index: tuple[slice, ...], leaf: Any) -> None:
+        self.setdefault(name, []).append((index, leaf))
+
+
+@pytest.mark.usefixtures("small")
+def test_a_sink_that_streams_gets_large_leaves_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PORTION", 12)
+    base, one, two = (Host(tree()) for _ in range(3))
+    for t in (M.ties(0.4, rescale=True), M.dare(0.5, rescale="l1")):
+        sink, whole, key = Parts(), dict[str, Any](), jax.random.key(1)
+        for out in (sink, whole):
+            ws.stream(t, [one, two], out, base=base, key=key)
+        cut = {name: len(parts) for name, parts in sink.items() if isinstance(parts, list)}
+        assert cut == {"a": 3, "b": 3, "c": 4, "e": 3}
+        for name, parts in sink.items():
+            found = np.zeros_like(whole[name])
+            for index, part in parts if isinstance(parts, list) else [((), parts)]:
+                found[index] = part
+            np.testing.assert_array_equal(found, whole[name])
+
+
 class Unread(Mapping[str, Any]):
     """A checkpoint that can give parts, and fails when it is read."""
 

@@ -134,16 +134,17 @@ def _opened(recipe: Recipe, made: Work, sources: Mapping[str, Weights]) -> Opene
     return Opened(recipe, dict(sources), made)
 
 
-def planned(job: Opened) -> Plan:
+def planned(job: Opened, bare: bool = False) -> Plan:
     """The table of what would happen; of what is written in another dtype, in that."""
-    table, dtype = tabulate(job.ready), job.recipe.output.dtype or job.dtype
+    table = tabulate(job.ready, streams=bare and job.recipe.evaluate is None)
+    dtype = job.recipe.output.dtype or job.dtype
 
     def written(row: Row) -> Row:
         floats = row.made != dtype and row.made in FLOATS
         if dtype is None or not floats:
             return row
         size = row.bytes_out * jax.numpy.dtype(dtype).itemsize // jax.numpy.dtype(row.made).itemsize
-        return row._replace(made=dtype, bytes_out=size, writes=row.writes + size)
+        return row._replace(made=dtype, bytes_out=size, writes=row.writes + int(size * row.share))
 
     return table._replace(rows=tuple(map(written, table.rows)))
 
@@ -236,7 +237,7 @@ def run_recipe(
         run_spread(job, out, made, options, result, spread, by_bytes(tabulate(ready), track(TRANSFORM)))
         return job, result
     options["resume"], why = (None, "as asked for") if restart else resume_key(job, bare)
-    left, table = is_unfinished(out), planned(job)
+    left, table = is_unfinished(out), planned(job, bare)
     result.predicted, began = forecast(job, table, bare=bare), time.perf_counter()
     with Watch() as watch, write_folder(out, made.specs, structure=made.structure, **options) as sink:
         tee = Tee(sink, job, result, keep=recipe.evaluate is not None, bare=bare)

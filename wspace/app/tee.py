@@ -31,6 +31,7 @@ class Tee(dict[str, Leaf]):
     def __init__(self, sink: FolderSink, job: Opened, result: Result, *, keep: bool, bare: bool) -> None:
         super().__init__()
         self.sink, self.job, self.result, self.keep, self.bare = sink, job, result, keep, bare
+        self.streams = sink.streams and bare and not keep  # the ledger compares whole leaves
         self.kept: dict[str, Leaf] = {}
         self.dtype = job.recipe.output.dtype or job.dtype
         self.done: set[str] = set()
@@ -42,9 +43,9 @@ class Tee(dict[str, Leaf]):
         self.result.resumed = len(self.done)
 
     def part(self, name: str, index: Index, leaf: Leaf) -> None:
-        """A part of a leaf that doesn't fit; compared with the reference when it is whole, from the file."""
+        """A part of a leaf; with a ledger, compared with the reference when it is whole, from the file."""
         leaf = cast(leaf, self.dtype)
-        self._check(leaf, name)
+        self._check(leaf, name, index)
         self.sink.part(name, index, np.asarray(leaf))
         if name in self.sink:
             self._enter(name, [name], self.sink.leaf(name) if not self.bare else None)
@@ -62,9 +63,9 @@ class Tee(dict[str, Leaf]):
                 self.sink[part] = array
         self._enter(name, list(parts), leaf)
 
-    def _check(self, leaf: Leaf, name: str) -> None:
+    def _check(self, leaf: Leaf, name: str, index: Index = ()) -> None:
         if not self.job.recipe.allow_nonfinite:
-            check_finite(leaf, name, "the result")
+            check_finite(leaf, name, "the result", [rows.start for rows in index])
 
     def _enter(self, name: str, parts: list[str], leaf: Leaf) -> None:
         """A leaf that is whole: into the ledger and the journal."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,11 @@ class Weights(Named[Any]):
         getattr(self.source, "check_unchanged", bool)()
 
 
-def check_finite(leaf: Any, name: str, label: str) -> None:
-    """Raises NonFinite: which leaf of what (or a part of a node), how many, the first index."""
+def check_finite(leaf: Any, name: str, label: str, start: Sequence[int] = ()) -> None:
+    """Raises NonFinite: which leaf of what (or a part of a node), how many, the first index.
+
+    start: where on its first axes it begins, if it is a part of a leaf.
+    """
     if isinstance(leaf, Implicit):
         for part in jax.tree.leaves(leaf):
             check_finite(part, name, label)
@@ -93,7 +97,8 @@ def check_finite(leaf: Any, name: str, label: str) -> None:
         return
     finite = np.isfinite(values if values.dtype.kind in "fc" else values.astype(np.float32))
     if not finite.all():
-        first = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), finite.shape))
+        place = np.unravel_index(int(np.argmin(finite)), finite.shape)
+        first = tuple(int(i) + at for i, at in itertools.zip_longest(place, start, fillvalue=0))
         raise NonFinite(
             printable(
                 f"{label}: {name} has {int(np.sum(~finite))} of {finite.size} values that are NaN or infinite, the "

@@ -184,6 +184,13 @@ class Program:
                 took = takes
         return max(*peak, sum(size.get(n, 0) for n in made | {self.result}))
 
+    def passing(self) -> int:
+        """Bytes of the blocks of values that steps go through together, at most; three of each are there at once."""
+        each = [
+            {n for step in steps for n in step.takes if n in self.whole} for steps in self.at_once() if steps[0].scans
+        ]
+        return 3 * BLOCK * max((sum(np.dtype(self.whole[n]).itemsize for n in takes) for takes in each), default=0)
+
     def needs(self, step: Step) -> set[int]:
         """The whole arrays that have to be there for a step: those that it takes; for one that scans, of what was
         drawn the masks that it is made of, or itself if there are none."""

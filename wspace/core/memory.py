@@ -79,7 +79,7 @@ def held(found: Traced, *, lift: bool = False) -> Held:
     if program is not None:
         entries = math.prod(program.shape)
         made = entries * np.dtype(program.whole[program.result]).itemsize
-        whole = program.held() * entries
+        whole = program.held() * entries + program.passing()
         return Held(0, whole, made, made if program.scans else None, program.rounds)
     total = sum(map(_bytes, found.closed.in_avals)) + _between(found.closed.jaxpr, fused=False)
     return Held(total) if lift else Held(0, total, -(-stored_bits(found.made) // 8))

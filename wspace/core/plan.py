@@ -11,7 +11,7 @@ from wspace.core.axes import Axes
 from wspace.core.containers import as_params, show
 from wspace.core.implicit import stored_bits
 from wspace.core.memory import Held
-from wspace.core.run import Ready, prepare
+from wspace.core.run import Ready, portions, prepare
 from wspace.core.sizes import size
 from wspace.core.table import html, text
 from wspace.core.transform import Transform
@@ -30,6 +30,7 @@ class Row(NamedTuple):
     bytes_out: int
     holds: int = 0  # anonymous memory while it is computed; of a leaf that goes through in parts, of one of them
     writes: int = 0  # the same while it is written
+    share: float = 1.0  # of the leaf that is written together
     rounds: int = 0  # how often a leaf in parts is read beside the passes; a rank whose sample misleads takes one more
 
 
@@ -104,8 +105,8 @@ def plan(t: Transform, *trees: Tree, key: Array | None = None, axes: Axes | None
     return tabulate(prepare(t, sources, key=key, axes=axes, sides=sides, weigh=True))
 
 
-def tabulate(ready: Ready) -> Plan:
-    """The table of what is ready to run."""
+def tabulate(ready: Ready, streams: bool = False) -> Plan:
+    """The table of what is ready to run. streams: into a sink that takes results as they are computed."""
     t, work, made = ready.t, ready.work, ready.made or {}
 
     def row(path: Path) -> Row:
@@ -120,7 +121,10 @@ def tabulate(ready: Ready) -> Plan:
         cost, parts = ready.costs.get(path, Held()), ready.cuts.get(path, 1)
         reading = sum(source.reading(path) for source in work.files(path))
         holds = max(cost.lift + reading, cost.held(parts, reading))
-        sizes = given, -(-stored_bits(out) // 8), holds, cost.made // parts, cost.rounds if path in ready.cuts else 0
+        writes, rounds = cost.made // parts, cost.rounds if path in ready.cuts else 0
+        share = 1 / portions(spec) if streams and parts == 1 and cost.parted is not None else 1.0
+        holds -= int(writes * (1 - share))
+        sizes = given, -(-stored_bits(out) // 8), holds, int(writes * share), share, rounds
         return Row(spec.path, work.steps[path], spec.shape, str(spec.dtype), kind, *sizes)
 
     return Plan(t.name, t.passes, t.scope, tuple(row(path) for path in work.names))

@@ -21,7 +21,7 @@ from wspace.core.align import Aligned, Given, align
 from wspace.core.axes import Axes
 from wspace.core.buffers import keeping
 from wspace.core.containers import as_params
-from wspace.core.entries import in_parts
+from wspace.core.entries import Entries, entries_of, in_parts
 from wspace.core.errors import SideTreeError, TooLarge, WspaceError
 from wspace.core.implicit import has_double, in_double
 from wspace.core.memory import RESERVE, Held, anonymous, cut, held, least, parts, weighed
@@ -32,6 +32,8 @@ from wspace.core.sizes import bytes_in, size
 from wspace.core.sweep import result
 from wspace.core.transform import Context, Transform, check_arity, leaf_key
 from wspace.core.typing import Array, Index, Leaf, Path, Progress, Tree
+
+PORTION = 2**22  # entries of a result that are written together, while the next ones are computed
 
 
 def call(
@@ -69,7 +71,8 @@ def stream(
       reads); the result is the same to the last bit. A sink that stores parts has
       `part(name, index, array)`; a dict has not, and what it holds is not counted.
 
-    A sink may have `done`, names that it holds already, as a resumed `write_folder` has: these are left out.
+    A sink may have `done`, names that it holds already, as a resumed `write_folder` has: these are left out. One whose
+      `streams` is true gets large leaves in parts as they are computed, where that can be done.
 
     Raises:
       TreeMismatch, ShapeError, SideTreeError, SelectionError: before any leaf is read.
@@ -85,6 +88,7 @@ class Ready(NamedTuple):
     room: bytes for whole leaves; None is no limit. cuts: leaves that are larger, and into how many parts they go.
     spare: bytes of that which no leaf needs. done: leaves that the sink has already. programs: of leaves on the host.
     closed: the programs as they were traced on shapes, of every leaf or, under (), of all in one.
+    streams: the sink takes results as they are computed.
     """
 
     t: Transform
@@ -96,6 +100,7 @@ class Ready(NamedTuple):
     cuts: Mapping[Path, int] = {}
     spare: int | None = None
     done: frozenset[Path] = frozenset()
+    streams: bool = False
     programs: Programs | None = None
     closed: Mapping[Path, Any] = {}
 
@@ -163,7 +168,8 @@ def transfer(ready: Ready, sink: MutableMapping[Any, Leaf], progress: Progress |
     the last one written meanwhile."""
     t, work = ready.t, ready.work
     kept = getattr(sink, "done", ())
-    ready = ready._replace(done=frozenset(path for path, name in work.names.items() if name in kept))
+    done_before = frozenset(path for path, name in work.names.items() if name in kept)
+    ready = ready._replace(done=done_before, streams=getattr(sink, "streams", False))
     if ready.cuts and not hasattr(sink, "part"):
         first = work.specs[next(iter(ready.cuts))]
         raise TooLarge(f"{first.path} {first.shape} only fits in parts, which this sink can't store; use write_folder")
@@ -237,42 +243,30 @@ def _run(
     ready: Ready, transport: Transport, tell: Callable[[str], None], costs: dict[Path, Held] | None = None
 ) -> None:
     """One pass for each fold, in the order of the paths, then one to apply. costs: to be filled in."""
-    t, work, key = ready.t, ready.work, ready.key
-    kinds: dict[Any, Any] = {}
+    t, work, kinds = ready.t, ready.work, dict[Any, Any]()
 
-    def on(path: Path, function: Callable[..., Any]) -> Callable[[Given], Any]:
-        """A lift or an apply for one leaf."""
-        spec, known = work.specs[path], summaries[path]
-        return lambda given: function(given[0], Context(spec, leaf_key(key, spec.path), given[1], known))
+    def at(path: Path, given: Given, function: Callable[..., Any], known: tuple[Any, ...], parts: int = 1) -> Any:
+        """A lift or an apply for one leaf; a result that goes in parts is still to be computed."""
+        spec, own = work.specs[path], leaf_key(ready.key, work.specs[path].path)
 
-    def at(path: Path, given: Given, function: Callable[..., Any]) -> Any:
-        spec, known, run = work.specs[path], summaries[path], on(path, function)
+        def run(given: Given) -> Any:
+            return function(given[0], Context(spec, own, given[1], known))
+
         with _at(t, spec):
             if costs is not None:
                 kind = (function, work.steps[path], spec.shape, _dtypes(given))
                 kinds[kind] = kinds.get(kind) or weighed(run, given, lift=function is not t.apply)
                 costs[path] = kinds[kind].beside(costs.get(path))
-            own = leaf_key(key, spec.path)
             found = ready.programs.of(spec, given, own, known) if ready.programs and function is t.apply else None
             if found is None:
                 return run(given)
             if found.program is None and math.prod(spec.shape) >= blocks.BLOCK:  # sums as in memory: in blocks
                 return run(jax.tree.map(jnp.asarray, given))
+            if found.program is not None and parts > 1:
+                return result(found.program, [entries_of(x.reshape(-1)) for x in jax.tree.leaves(given)], own)
             return found(jax.tree.leaves(given), own)
 
-    summaries: dict[Path, tuple[Any, ...]] = {path: () for path in work.specs}
-    for fold in t.folds if work.specs.keys() - ready.done else ():
-        sums: dict[Any, Any] = {}
-        order = sorted(work.specs, key=lambda p: work.specs[p].path)
-        for path, given in zip(order, transport.reads(order), strict=True):
-            s = at(path, given, fold.lift)
-            del given
-            if s is not None:
-                group = fold.group(work.specs[path])
-                sums[group] = fold.merge(sums[group], s) if group in sums else s
-            tell(work.specs[path].path)
-        results = {group: fold.finish(s) for group, s in sums.items()}
-        summaries = {p: (*r, results.get(fold.group(work.specs[p]))) for p, r in summaries.items()}
+    summaries = _summaries(ready, transport, tell, at)
     ties = {} if ready.done else work.ties()
     firsts, shared = set(ties.values()), dict[Path, Leaf]()
     given_of = transport.reads([path for path in work.specs if path not in {*ties, *ready.cuts, *ready.done}])
@@ -284,12 +278,38 @@ def _run(
         elif path in ready.cuts:
             _cut(ready, path, summaries[path], transport)
         else:
-            leaf = shared[ties[path]] if path in ties else at(path, next(given_of), t.apply)
+            parts = portions(spec) if ready.streams and path not in firsts else 1
+            leaf = shared[ties[path]] if path in ties else at(path, next(given_of), t.apply, summaries[path], parts)
             if path in firsts:
                 shared[path] = leaf
-            transport.write(path, leaf, None)
+            if isinstance(leaf, Entries):
+                _write(path, spec, leaf, parts, transport)
+            else:
+                transport.write(path, leaf, None)
             del leaf
         tell(spec.path)
+
+
+def _summaries(
+    ready: Ready, transport: Transport, tell: Callable[[str], None], at: Callable[..., Any]
+) -> dict[Path, tuple[Any, ...]]:
+    """What the folds found for each leaf. at: (a leaf's path, what is given of it, a lift, what is known) -> a summary
+    or None."""
+    specs = ready.work.specs
+    found: dict[Path, tuple[Any, ...]] = {path: () for path in specs}
+    for fold in ready.t.folds if specs.keys() - ready.done else ():
+        sums: dict[Any, Any] = {}
+        order = sorted(specs, key=lambda p: specs[p].path)
+        for path, given in zip(order, transport.reads(order), strict=True):
+            s = at(path, given, fold.lift, found[path])
+            del given
+            if s is not None:
+                group = fold.group(specs[path])
+                sums[group] = fold.merge(sums[group], s) if group in sums else s
+            tell(specs[path].path)
+        results = {group: fold.finish(s) for group, s in sums.items()}
+        found = {p: (*r, results.get(fold.group(specs[p]))) for p, r in found.items()}
+    return found
 
 
 def _cut(ready: Ready, path: Path, summaries: tuple[Any, ...], transport: Transport) -> None:
@@ -297,8 +317,7 @@ def _cut(ready: Ready, path: Path, summaries: tuple[Any, ...], transport: Transp
     work, spec, count = ready.work, ready.work.specs[path], ready.cuts[path]
     given = tuple(s.abstract(path) for s in work.sources), work.side(path, read=False)
     key, index = leaf_key(ready.key, spec.path), list(cut(spec.shape, count))
-    shapes = [(*(at.stop - at.start for at in rows), *spec.shape[len(rows) :]) for rows in index]
-    sizes = list(map(math.prod, shapes))
+    starts = [0, *itertools.accumulate(math.prod(_shape_of(rows, spec)) for rows in index[:-1])]
 
     def read(k: int) -> list[np.ndarray[Any, Any]]:
         return [np.ascontiguousarray(x).reshape(-1) for x in jax.tree.leaves(work.part(path, index[k]))]
@@ -307,11 +326,26 @@ def _cut(ready: Ready, path: Path, summaries: tuple[Any, ...], transport: Transp
         found = None if ready.programs is None else ready.programs.of(spec, given, key, summaries)
         if found is None or found.program is None:
             raise TooLarge(f"{spec.path} {spec.shape} can't be computed in parts")  # `_within` cuts no such leaf
-        arrays = in_parts(read, [0, *itertools.accumulate(sizes[:-1])], math.prod(spec.shape))
-        made = result(found.program, arrays, key, keep=False).portions(sizes)
-        for rows, shape, part in zip(index, shapes, made, strict=True):
-            transport.write(path, part.reshape(shape), rows)
-            del part
+        arrays = in_parts(read, starts, math.prod(spec.shape))
+        _write(path, spec, result(found.program, arrays, key, keep=False), count, transport)
+
+
+def _write(path: Path, spec: Spec, made: Entries, count: int, transport: Transport) -> None:
+    """A result as it is computed, in parts."""
+    index = list(cut(spec.shape, count))
+    shapes = [_shape_of(rows, spec) for rows in index]
+    for rows, shape, part in zip(index, shapes, made.portions(list(map(math.prod, shapes))), strict=True):
+        transport.write(path, part.reshape(shape), rows)
+        del part
+
+
+def portions(spec: Spec) -> int:
+    """In how many parts a result is written that can be as it is computed."""
+    return max(1, -(-math.prod(spec.shape) // PORTION))
+
+
+def _shape_of(rows: Index, spec: Spec) -> tuple[int, ...]:
+    return (*(at.stop - at.start for at in rows), *spec.shape[len(rows) :])
 
 
 def _dtypes(given: Given) -> Any:

@@ -206,6 +206,7 @@ def _adding(function: Callable[..., Any]) -> Scanning:
     found: list[Any] = []
     while (given := (yield)) is not None:
         found.append(function(*(padded(x, blocks.BLOCK) for x in given[1:])))
+        jax.block_until_ready(found[-2:-1])  # one runs ahead, not dozens that each hold a block
     return jax.tree.leaves(jax.tree.map(lambda *scalars: summed(scalars), *found))
 
 

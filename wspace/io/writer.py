@@ -47,6 +47,7 @@ class FolderSink:
       directory: the folder while it is hidden. Files put there (config, recipe, report) become visible with the leaves.
       record: JSON-ready facts for the manifest, such as the recipe and the digests of the inputs.
       done: leaves that a killed run left whole; they are not written again.
+      streams: it takes large leaves in parts, as they are computed.
       journal: what is whole so far, if the write can be resumed.
       moved: bytes of leaves written so far, by this process.
     """
@@ -66,6 +67,7 @@ class FolderSink:
         self._files = files
         self._structure = structure
         self._processes = processes
+        self.streams = processes.count == 1
         self._where = {name: file for file, layout in files.items() for name in layout.entries}
         self.moved = 0
         self._written: Counter[str] = Counter()  # bytes of each leaf
