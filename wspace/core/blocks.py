@@ -145,12 +145,6 @@ class Program:
         return [number(v) for v in jaxpr.outvars]
 
     @property
-    def cuts(self) -> bool:
-        """Whether a piece of the leaf can be computed from that piece alone: no function in it needs whole arrays,
-        or a place."""
-        return not any(step.whole or step.placed for step in self.steps)
-
-    @property
     def scans(self) -> bool:
         """Whether no function in it needs whole arrays at once."""
         return all(step.scans for step in self.steps if step.whole)

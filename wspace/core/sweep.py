@@ -227,9 +227,7 @@ def starts_of(array: Entries) -> list[int]:
     return sorted({0, *range(first, array.size - block, block), array.size - block})
 
 
-_Compiled = tuple[
-    Any, tuple[int, ...], tuple[int, ...]
-]  # a function, the numbers of what it takes and of what it gives
+_Compiled = tuple[Any, tuple[int, ...], tuple[int, ...]]  # a function; numbers of what it takes, of what it gives
 _KNOWN: dict[Hashable, list[_Compiled]] = {}
 
 

@@ -11,7 +11,7 @@ from wspace.core.compose import around_base, chain
 from wspace.core.transform import Context, Transform, leafwise, of_model
 from wspace.core.typing import Array
 from wspace.merge.task_arithmetic import weighted_sum
-from wspace.stats.norms import with_norm_of
+from wspace.stats.norms import with_norm
 from wspace.stats.quantile import check_countable, count_of, largest_codes, magnitude_bits
 
 
@@ -20,15 +20,14 @@ def crumbs_array(w: Array, keep: Array | int, outliers: Array | int, rescale: bo
 
     w: floating array of any shape. keep + outliers: at most w.size. rescale: give the rest the L1 norm that w had.
     """
-    kept = _between(w, jnp.asarray(keep, jnp.uint32), jnp.asarray(outliers, jnp.uint32))
-    return with_norm_of(kept, w) if rescale else kept
+    mask = _between(w, jnp.asarray(keep, jnp.uint32), jnp.asarray(outliers, jnp.uint32))
+    return with_norm(w, mask) if rescale else jnp.where(mask, w, jnp.zeros((), w.dtype))
 
 
 @jax.jit
 def _between(w: Array, keep: Array, outliers: Array) -> Array:
     codes = magnitude_bits(w)
-    mask = largest_codes(codes, keep + outliers) & ~largest_codes(codes, outliers)
-    return jnp.where(mask, w, jnp.zeros((), w.dtype))
+    return largest_codes(codes, keep + outliers) & ~largest_codes(codes, outliers)
 
 
 def crumbs(

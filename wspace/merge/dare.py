@@ -15,7 +15,7 @@ from wspace.core.transform import Context, Transform, leafwise, of_model
 from wspace.core.twins import by_position
 from wspace.core.typing import Array
 from wspace.merge.task_arithmetic import weighted_sum
-from wspace.stats.norms import with_norm_of
+from wspace.stats.norms import with_norm
 from wspace.stats.quantile import COUNTABLE, check_fraction
 
 Rescale = Array | bool | Literal["l1"]
@@ -26,20 +26,24 @@ def drop_array(
 ) -> Array:
     """w with each entry kept with probability `density`, on its own, and divided by it; the others are zero.
 
-    With `norm`, what stays is then scaled to the L1 norm that w had.
+    With `norm` what stays is scaled to the L1 norm that w had instead.
 
     w: floating array of any shape. The draws are float32 numbers that depend on key and position alone, so the mask is
     the same on every sharding and in every precision.
     """
-    kept = _dropped(w, key, jnp.asarray(density, jnp.float32), rescale)
-    return with_norm_of(kept, w) if norm else kept
+    density = jnp.asarray(density, jnp.float32)
+    return with_norm(w, _stays(w, key, density)) if norm else _dropped(w, key, density, rescale)
+
+
+@jax.jit
+def _stays(w: Array, key: Array, density: Array) -> Array:
+    return wspace_draws(key, w) < density
 
 
 @jax.jit
 def _dropped(w: Array, key: Array, density: Array, rescale: Array | bool) -> Array:
-    draws = wspace_draws(key, w)
     scale = jnp.where(rescale & (density > 0), density, 1).astype(w.dtype)
-    return jnp.where(draws < density, w / scale, jnp.zeros((), w.dtype))
+    return jnp.where(_stays(w, key, density), w / scale, jnp.zeros((), w.dtype))
 
 
 @jax.jit

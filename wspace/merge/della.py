@@ -14,7 +14,7 @@ from wspace.core.transform import Context, Transform, leafwise, of_model
 from wspace.core.typing import Array
 from wspace.merge.dare import Rescale, rescaling
 from wspace.merge.ties import elect
-from wspace.stats.norms import with_norm_of
+from wspace.stats.norms import with_norm
 from wspace.stats.quantile import magnitude_bits
 from wspace.stats.sharding import alike, gathered
 
@@ -46,15 +46,16 @@ def magprune_array(
     """w with entries kept with probability `density - epsilon` (smallest of a row) to `density + epsilon` (largest).
 
     w: floating array of at least one axis. rescale: divide each by its own probability. norm: give the rest the L1
-    norm that w had. density 1 changes nothing, density 0 leaves zeros.
+    norm that w had instead. density 1 changes nothing, density 0 leaves zeros.
     """
     density, epsilon = jnp.asarray(density, jnp.float32), jnp.asarray(epsilon, jnp.float32)
     chance = jnp.clip(density + epsilon * (2 * row_ranks(w, axis) - 1), 0, 1)
     chance = jnp.where(density >= 1, 1, jnp.where(density <= 0, 0, chance))
     draws = jax.random.uniform(key, w.shape, jnp.float32, out_sharding=jax.typeof(w).sharding)
+    if norm:
+        return with_norm(w, draws < chance)
     scale = jnp.where(rescale & (chance > 0), chance, 1).astype(w.dtype)
-    kept = jnp.where(draws < chance, w / scale, jnp.zeros((), w.dtype))
-    return with_norm_of(kept, w) if norm else kept
+    return jnp.where(draws < chance, w / scale, jnp.zeros((), w.dtype))
 
 
 def magprune(density: Fraction, epsilon: Fraction = 0.15, rescale: Rescale = True, axis: int = -1) -> Transform:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from wspace.core.compose import around_base, chain
 from wspace.core.transform import Context, Transform, leafwise, of_model, per_model
 from wspace.core.typing import Array
-from wspace.stats.norms import with_norm_of
-from wspace.stats.quantile import count_of, keep_largest
+from wspace.stats.norms import with_norm
+from wspace.stats.quantile import check_countable, count_of, keep_largest, largest_mask
 
 Numbers = Sequence[float] | Array
 
@@ -115,14 +115,14 @@ def ties(
     Reference: Yadav, Tam, Choshen, Raffel, Bansal, 2023, "TIES-Merging: Resolving Interference When Merging Models".
     Differs from the paper: trims per leaf, not over the whole task vector, and leaves at least one entry of each (both
       as mergekit does); weights and rescale are additions; an entry whose weighted sum is exactly zero stays at base
-      instead of taking the majority sign of the
-      whole.
+      instead of taking the majority sign of the whole.
     """
 
     def trimmed(leaves: tuple[Array, ...], ctx: Context) -> Array:
         (d,) = leaves
-        kept = keep_largest(d, _some(of_model(density, ctx), d.size))
-        return with_norm_of(kept, d) if rescale else kept
+        keep = _some(of_model(density, ctx), d.size)
+        check_countable(d, ctx.spec)
+        return with_norm(d, largest_mask(d, keep)) if rescale else keep_largest(d, keep)
 
     return around_base(chain(leafwise("trim", trimmed), elect(weights, lam, normalize, positive)), name="ties")
 

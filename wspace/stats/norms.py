@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from wspace.core.totals import adds_up
@@ -10,25 +11,28 @@ from wspace.core.typing import Array
 NOTHING = 1e-7  # an L1 norm below which a leaf counts as zero, and is not scaled: mergekit's number
 
 
-def with_norm_of(kept: Array, w: Array) -> Array:
-    """`kept` scaled to the L1 norm of w; as it is where either norm is next to nothing.
+def with_norm(w: Array, mask: Array) -> Array:
+    """w where the mask is true and zero elsewhere, scaled to the L1 norm of the whole; not scaled where one of the two
+    norms is next to nothing.
 
-    >>> with_norm_of(jnp.array([3.0, 0.0]), jnp.array([3.0, -1.0]))
+    >>> with_norm(jnp.array([3.0, -1.0]), jnp.array([True, False]))
     Array([4., 0.], dtype=float32)
     """
-    return kept * _ratio(kept, w)
-
-
-def _ratio(kept: Array, w: Array) -> Array:
-    after, before = wspace_l1(kept, w)
-    there = (before >= NOTHING) & (after >= NOTHING)
-    return jnp.where(there, before / jnp.where(there, after, 1), 1)
+    return _masked(w, mask, *wspace_l1(w, mask))
 
 
 @adds_up
-def wspace_l1(*arrays: Array) -> tuple[Array, ...]:
-    """The sum of |x| of each array."""
-    return tuple(jnp.sum(jnp.abs(x)) for x in arrays)
+def wspace_l1(w: Array, mask: Array) -> tuple[Array, Array]:
+    """The sum of |w|, of all and where the mask is true."""
+    sizes = jnp.abs(w)
+    return jnp.sum(sizes), jnp.sum(jnp.where(mask, sizes, 0))
+
+
+@jax.jit
+def _masked(w: Array, mask: Array, before: Array, after: Array) -> Array:
+    there = (before >= NOTHING) & (after >= NOTHING)
+    scale = jnp.where(there, before / jnp.where(there, after, 1), 1)
+    return jnp.where(mask, w * scale, jnp.zeros((), w.dtype))
 
 
 @adds_up
