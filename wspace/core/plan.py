@@ -95,7 +95,7 @@ def plan(t: Transform, *trees: Tree, key: Array | None = None, axes: Axes | None
       >>> import jax, wspace as ws
       >>> w = {"kernel": jax.ShapeDtypeStruct((1024, 1024), "float32")}
       >>> print(plan(ws.prune.magnitude(0.5), w).summary())
-      magnitude: 1 leaves, scope leaf, 1 pass, reads 4.0 MiB, writes 4.0 MiB, holds 4.0 MiB at once
+      magnitude: 1 leaves, scope leaf, 1 pass, reads 4.0 MiB, writes 4.0 MiB, holds 10.0 MiB at once
 
     Raises:
       everything that running it would raise before its first read.
