@@ -66,7 +66,7 @@ def test_mergekit_s_recipe_and_the_flag(here: Path, capsys: pytest.CaptureFixtur
 
 FAULTS = [
     (OURS, (), ("has also value_head",)),
-    (f"{OURS}mismatch: refuse", (), ("tree 2 does not match tree 1",)),
+    (f"{OURS}mismatch: refuse", (), ("tree 2 (b) does not match tree 1 (a)",)),
     (f"{OURS}mismatch: pads", (), ("r.yml:6", "unknown value 'pads'. Did you mean 'pad'")),
     (KIT, ("--mismatch", "base"), ("r.yml: mismatch 'base' takes leaves from a base, and none is named",)),
     (KIT, ("--mismatch", "cut"), ("invalid choice: 'cut'",)),
