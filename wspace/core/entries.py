@@ -71,9 +71,8 @@ def entries_of(array: Array) -> Entries:
     """Those of a flat array that is there."""
 
     def every(k: int) -> Array:
-        own = (
-            array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
-        )  # NumPy is slow with others' dtypes
+        # NumPy is slow with dtypes that are not its own
+        own = array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
         return own[::k].copy().view(array.dtype)
 
     return Entries(array.size, array.dtype, (0,), lambda start: array, every)

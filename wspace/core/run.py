@@ -283,7 +283,8 @@ def _run(
             if path in firsts:
                 shared[path] = leaf
             if isinstance(leaf, Entries):
-                _write(path, spec, leaf, parts, transport)
+                with _at(t, spec):
+                    _write(path, spec, leaf, parts, transport)
             else:
                 transport.write(path, leaf, None)
             del leaf
